@@ -1,0 +1,242 @@
+"""The command line: demo, train, sample, compare."""
+
+__all__ = ["main"]
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowvid import __version__
+from flowvid.compare.report import draw_study, tables
+from flowvid.compare.results import run_study
+from flowvid.compare.study import Study, train_study
+from flowvid.data.clips import FAMILIES, World, render_clips
+from flowvid.data.files import write_video
+from flowvid.models.rivals import RIVALS
+from flowvid.noise import Noise
+from flowvid.train.loop import Optimisation
+from flowvid.train.run import Run, latents, load_codec, load_model, train_codec, train_model
+from flowvid.video import Condition, Trajectory, time_grid
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        options.command(options)
+    except ValueError as error:
+        print(f"flowvid: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nflowvid: interrupted; the same command continues from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flowvid",
+        description="Video as a continuous-time latent trajectory: train, sample and compare.",
+        epilog="Start with: flowvid demo --out out/demo",
+    )
+    parser.add_argument("--version", action="version", version=f"flowvid {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="train all rivals on moving digits, compare and draw them")
+    _common(demo)
+    demo.add_argument("--scale", choices=("demo", "quick"), default="demo", help="quick: seconds, to see it run")
+    demo.set_defaults(command=_demo)
+
+    train = commands.add_parser("train", help="train the codec and one model, or all of them")
+    _common(train)
+    train.add_argument("--model", choices=(*RIVALS, "all"), default="multiscale", help="default: %(default)s")
+    train.add_argument("--steps", type=_positive, default=2000, help="optimiser steps; default: %(default)s")
+    train.add_argument("--codec-steps", type=_positive, default=1000, help="default: %(default)s")
+    train.add_argument("--clips", type=_positive, default=1024, help="training clips; default: %(default)s")
+    train.add_argument("--batch", type=_positive, default=64, help="clips per step; default: %(default)s")
+    train.add_argument("--width", type=_positive, default=48, help="channels of the trunk; default: %(default)s")
+    train.add_argument("--seed", type=int, default=0, help="seed of the model; default: %(default)s")
+    train.add_argument("--motion", choices=(*FAMILIES, "mixed"), default="flight", help="default: %(default)s")
+    train.add_argument("--digits", type=int, choices=(1, 2), default=1, help="digits per clip; default: %(default)s")
+    train.set_defaults(command=_train)
+
+    sample = commands.add_parser("sample", help="sample a trained model at any times and write a video")
+    _common(sample, default=Path("clip.mp4"), what="the .mp4 to write")
+    sample.add_argument(
+        "--model", type=Path, required=True, help="a model file, such as out/demo/models/multiscale-seed0.safetensors"
+    )
+    sample.add_argument("--codec", type=Path, help="the codec file; default: codec.safetensors beside the model")
+    sample.add_argument("--solver", help="how to move; a wrong name lists those the model knows")
+    sample.add_argument(
+        "--times", type=_times, default=_times("0:2:0.125"), help="start:stop:step in seconds; default: 0:2:0.125"
+    )
+    sample.add_argument(
+        "--known",
+        type=_seconds,
+        help="times of the known frames, such as=-0.125,0 or =-0.125,0,2; default: two context frames",
+    )
+    sample.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
+    sample.add_argument("--clip", type=int, default=0, help="number of the clip to continue; default: %(default)s")
+    sample.add_argument("--seed", type=int, default=0, help="seed of stochastic models; default: %(default)s")
+    sample.add_argument("--fps", type=float, help="frames per second; default: real time")
+    sample.set_defaults(command=_sample)
+
+    compare = commands.add_parser("compare", help="measure the models of a folder, and draw and print the comparison")
+    _common(compare)
+    compare.add_argument("--seeds", type=_integers, default=(0,), help="seeds to compare, such as 0,1,2; default: 0")
+    compare.add_argument("--clips", type=_positive, default=128, help="held-out clips; default: %(default)s")
+    compare.set_defaults(command=_compare)
+    return parser
+
+
+def _common(
+    parser: argparse.ArgumentParser, *, default: Path = Path("out/run"), what: str = "the folder of the run"
+) -> None:
+    parser.add_argument("--out", type=Path, default=default, help=f"{what}; default: %(default)s")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", default=device, help="default: cuda where there is one; here %(default)s")
+    parser.add_argument(
+        "--threads",
+        type=_positive,
+        default=int(os.environ.get("OMP_NUM_THREADS", "2")),
+        help="CPU threads; default: %(default)s",
+    )
+
+
+def demo_study(scale: str) -> Study:
+    """The study behind ``flowvid demo``: minutes on two cores, or seconds for "quick"."""
+    if scale == "quick":
+        run = Run(
+            clips=32,
+            validation_clips=16,
+            codec_width=16,
+            width=16,
+            codec=Optimisation(steps=40, learning_rate=2e-3, warmup=10),
+            model=Optimisation(steps=12, batch=16, warmup=5),
+        )
+        return Study(run=run, test_clips=8, timing_clips=4, timing_repeats=1, ddim_steps=(1, 4))
+    run = Run(clips=1024, codec=Optimisation(steps=700, learning_rate=2e-3), model=Optimisation(steps=1500))
+    return Study(run=run, test_clips=64)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    _finish(demo_study(options.scale), options)
+
+
+def _train(options: argparse.Namespace) -> None:
+    run = Run(
+        world=World(motion=options.motion, digits=options.digits),
+        clips=options.clips,
+        width=options.width,
+        codec=Optimisation(steps=options.codec_steps, learning_rate=2e-3),
+        model=Optimisation(steps=options.steps, batch=options.batch, seed=options.seed),
+    )
+    folder = options.out / "models"
+    if options.model == "all":
+        train_study(Study(run=run, seeds=(options.seed,)), folder, device=options.device, stage=_Bar)
+        return
+    codec = train_codec(run, folder, device=options.device, progress=_Bar("codec")).network
+
+    def bank(split: str) -> Trajectory:
+        clips = run.clips if split == "train" else run.validation_clips
+        return latents(run, codec, split, run.times, clips=clips, device=options.device)
+
+    train_model(options.model, run, bank, folder, device=options.device, progress=_Bar(options.model))
+    print(f"Trained: {folder / f'{options.model}-seed{options.seed}.safetensors'}")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    saved = load_model(options.model, device=options.device)
+    run = saved.run
+    codec = load_codec(options.codec or options.model.with_name("codec.safetensors"), device=options.device).network
+    known = options.known or [-run.frame, 0.0]
+    clip = run.world.clip(options.clip, options.split)
+    with torch.no_grad():
+        frames = render_clips([clip], known)
+        given = codec.latents(frames.frames[0].to(options.device))[None]
+        start = time.perf_counter()
+        solution = saved.network.sample(
+            Condition(Trajectory(given, frames.times)), options.times, Noise.of([options.seed]), solver=options.solver
+        )
+        seconds = time.perf_counter() - start
+        video = codec.decode(solution.trajectory)
+    steps = video.times.diff()
+    fps = options.fps or (1 / float(steps.median()) if len(steps) else 1.0)
+    write_video(options.out, video.frames[0], fps=fps, zoom=8)
+    print(
+        f"Wrote {options.out}: {len(video.times)} frames, {solution.evaluations:g} evaluations in depth "
+        f"{solution.depth}, {seconds:.2f} s ({solution.status})."
+    )
+
+
+def _compare(options: argparse.Namespace) -> None:
+    first = options.out / "models" / f"multiscale-seed{options.seeds[0]}.safetensors"
+    study = Study(run=load_model(first, device=options.device).run, seeds=options.seeds, test_clips=options.clips)
+    _finish(study, options)
+
+
+def _finish(study: Study, options: argparse.Namespace) -> None:
+    start = time.monotonic()
+    content = run_study(study, options.out, device=options.device, stage=_Bar)
+    paths = draw_study(study, content, options.out, device=options.device, stage=_Bar)
+    print(f"\n{tables(content)}\n\nDone in {time.monotonic() - start:.0f} s. Look at:")
+    for path in [*paths, options.out / "results.json"]:
+        print(f"  {path}")
+
+
+class _Bar:
+    """A progress bar that appears with the first report and shows the rate and the time left."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bar: Any = None
+
+    def __call__(self, step: int, steps: int, loss: float) -> None:
+        from tqdm import tqdm
+
+        if self.bar is None:
+            self.bar = tqdm(total=steps, desc=f"{self.name:>22}", file=sys.stdout, initial=0, dynamic_ncols=True)
+        self.bar.update(step - self.bar.n)
+        self.bar.set_postfix_str(f"{loss:.4f}", refresh=False)
+        if step == steps:
+            self.bar.close()
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text}")
+    return value
+
+
+def _seconds(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected seconds separated by commas, got {text!r}") from error
+
+
+def _integers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"expected whole numbers separated by commas, got {text!r}") from error
+
+
+def _times(text: str) -> list[float]:
+    try:
+        start, stop, step = (float(part) for part in text.split(":"))
+        return time_grid(start, stop, step).tolist()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected start:stop:step in seconds, such as 0:2:0.1, got {text!r}"
+        ) from error

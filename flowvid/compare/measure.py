@@ -1,0 +1,184 @@
+"""Measuring one method on held-out clips: the same frames known, the same times asked, the same numbers for all."""
+
+__all__ = ["Bench", "condition", "error_by_frame", "known_times", "measure", "measure_cost", "task_frames"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float64
+from torch import Tensor
+
+from flowvid.compare.methods import Method
+from flowvid.data.clips import Clip, World, clip_positions, has_event, render_clips
+from flowvid.encoders.codec import Codec
+from flowvid.metrics.cost import median_seconds, multiply_adds, peak_bytes
+from flowvid.metrics.distortion import mean_squared_error, psnr, ssim
+from flowvid.metrics.motion import position_error, second_difference_ratio, speed_unevenness
+from flowvid.models.baselines import CopyLast, LinearBlend
+from flowvid.models.video_model import VideoModel
+from flowvid.noise import Noise
+from flowvid.solve.solution import Solution
+from flowvid.train.run import Run
+from flowvid.video import Condition, Trajectory, Video, time_grid
+
+_OFF_GRID = 1 / 3
+_BASELINES: dict[str, VideoModel] = {"copy-last": CopyLast(), "linear-blend": LinearBlend()}
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """Held-out clips with everything that measuring needs.
+
+    Arguments:
+        run: The run whose frame step and horizon set the tasks.
+        codec: The trained codec.
+        clips: The clips.
+        noise: One seed per clip.
+        latents: Encoded frames at times -frame, 0, ..., horizon.
+    """
+
+    run: Run
+    codec: Codec
+    clips: list[Clip]
+    noise: Noise
+    latents: Trajectory
+
+    @staticmethod
+    @torch.no_grad()
+    def of(run: Run, codec: Codec, split: str, *, clips: int, device: str, world: World | None = None) -> "Bench":
+        """Clips number 0, 1, ... of a split, of the run's world or of another one."""
+        chosen = (world or run.world).clips(range(clips), split)
+        frames = render_clips(chosen, time_grid(-run.frame, run.horizon, run.frame)).frames.to(device)
+        video = Video(frames, time_grid(-run.frame, run.horizon, run.frame))
+        return Bench(run, codec, chosen, Noise.of(range(clips)).fold("sampling"), codec.encode(video))
+
+    @property
+    def bounces(self) -> Bool[Tensor, "clip"]:
+        """Which clips bounce within the horizon."""
+        return has_event(self.clips, 0.0, self.run.horizon)
+
+    def positions(self, times: Tensor | Sequence[float]) -> Float64[Tensor, "clip time 2"]:
+        """True positions of the first digit."""
+        return clip_positions(self.clips, times)[:, :, 0]
+
+    def truth(self, times: Tensor | Sequence[float]) -> Video:
+        """True frames, on the device of the latents."""
+        video = render_clips(self.clips, times)
+        return Video(video.frames.to(self.latents.states.device), video.times)
+
+
+def known_times(run: Run, task: str) -> list[float]:
+    """Times of the known frames of a task."""
+    return [-run.frame, 0.0, *([run.horizon] if task == "fill" else [])]
+
+
+def condition(bench: Bench, task: str) -> Condition:
+    """What is known in a task."""
+    return Condition(bench.latents.at(*known_times(bench.run, task)))
+
+
+def task_frames(run: Run, task: str) -> list[float]:
+    """Frame times on which a task is measured."""
+    count = round(run.horizon / run.frame)
+    first, last = {"predict": (1, count), "extrapolate": (count + 1, 2 * count), "fill": (1, count - 1)}[task]
+    return [number * run.frame for number in range(first, last + 1)]
+
+
+def _off_grid(run: Run) -> list[float]:
+    return [(number + _OFF_GRID) * run.frame for number in range(round(run.horizon / run.frame))]
+
+
+@torch.no_grad()
+def sample(bench: Bench, method: Method, models: dict[str, VideoModel], task: str, times: Sequence[float]) -> Solution:
+    """What a method answers at some times."""
+    model = (models | _BASELINES)[method.model]
+    options = {} if method.weights is None else {"weights": method.weights}
+    return model.sample(condition(bench, task), times, bench.noise, solver=method.solver, **options)
+
+
+def error_by_frame(
+    bench: Bench, method: Method, models: dict[str, VideoModel], task: str
+) -> Float64[Tensor, "clip time"]:
+    """Position error in pixels of every clip at every frame of a task."""
+    times = task_frames(bench.run, task)
+    video = bench.codec.decode(sample(bench, method, models, task, times).trajectory)
+    return position_error(video, bench.positions(times))
+
+
+@torch.no_grad()
+def measure(bench: Bench, method: Method | None, models: dict[str, VideoModel], task: str) -> dict[str, Any]:
+    """All quality numbers of a method in a task; None measures the codec's reconstruction of the truth.
+
+    Arguments:
+        bench: The clips.
+        method: The method, or None for the ceiling that the codec sets.
+        models: Learned models by name.
+        task: One of `TASKS`.
+    """
+
+    def answered(times: Sequence[float]) -> Video:
+        if method is None:
+            return bench.codec.decode(bench.codec.encode(bench.truth(times)))
+        return bench.codec.decode(sample(bench, method, models, task, times).trajectory)
+
+    times = task_frames(bench.run, task)
+    truth, positions = bench.truth(times), bench.positions(times)
+    video = answered(times)
+    error = position_error(video, positions)
+    bounces = bench.bounces
+    result = {
+        "position_error": float(error.mean()),
+        "position_error_by_frame": error.mean(dim=0).tolist(),
+        "position_error_bounce": float(error[bounces].mean()) if bool(bounces.any()) else None,
+        "position_error_no_bounce": float(error[~bounces].mean()) if bool((~bounces).any()) else None,
+        "mse": float(mean_squared_error(video, truth).mean()),
+        "psnr": float(psnr(video, truth).mean()),
+        "ssim": float(ssim(video, truth).mean()),
+        "second_difference_ratio": second_difference_ratio(video, truth),
+        "speed_unevenness": speed_unevenness(video, positions),
+    }
+    if task != "extrapolate":
+        between = _off_grid(bench.run)
+        result["position_error_off_grid"] = float(position_error(answered(between), bench.positions(between)).mean())
+    return result
+
+
+@torch.no_grad()
+def measure_cost(
+    bench: Bench, method: Method, models: dict[str, VideoModel], task: str, *, clips: int, repeats: int
+) -> dict[str, Any]:
+    """What sampling a whole clip, first frame to horizon, costs.
+
+    Arguments:
+        bench: The clips; the first ``clips`` of them are sampled, again and again if there are fewer.
+        method: The method.
+        models: Learned models by name.
+        task: One of `TASKS`.
+        clips: Batch size.
+        repeats: Repetitions of the timing.
+    """
+    index = [number % len(bench.clips) for number in range(clips)]
+    part = Bench(
+        bench.run,
+        bench.codec,
+        [bench.clips[number] for number in index],
+        bench.noise[index],
+        Trajectory(bench.latents.states[index], bench.latents.times),
+    )
+    times = time_grid(0.0, bench.run.horizon, bench.run.frame).tolist()
+
+    def work() -> Solution:
+        return sample(part, method, models, task, times)
+
+    solution = work()
+    return {
+        "evaluations": solution.evaluations,
+        "depth": solution.depth,
+        "multiply_adds_per_frame": multiply_adds(work) / clips / len(times),
+        "peak_megabytes": peak_bytes(work) / 2**20,
+        "seconds": median_seconds(work, repeats=repeats),
+        "clips": clips,
+        "frames": len(times),
+    }

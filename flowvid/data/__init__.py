@@ -1,0 +1,1 @@
+"""What moves, and what moving pictures are made of: exact motions, real handwritten digits, and clips of them."""

@@ -1,0 +1,186 @@
+"""The state that moves, and what a network is told about its surroundings.
+
+One frame does not determine motion, so the state is s = (z, p): the latent z and its velocity p, the backward
+difference p(t) = (z(t) - z(t - gap_1)) / gap_1 over the shortest gap, which two context frames give. A lone frame
+(the last one of an interpolation) has no velocity: p is zero there and ``moving`` is false.
+
+Beside its own state a network sees two anchors, the nearest *known* states before and after it, each with its
+signed distance in seconds (zero: no such anchor). Prediction has no later anchor, interpolation has one; nothing
+else distinguishes the tasks.
+
+References:
+    ODE2VAE: Deep generative second order ODEs (Yildiz et al., 2019), https://arxiv.org/abs/1905.10994
+"""
+
+__all__ = ["Anchor", "Query", "Surroundings", "query_channels"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flowvid.video import Condition, Trajectory
+
+
+def query_channels(channels: int) -> int:
+    """How many channels a packed `Query` has for latents of ``channels`` channels."""
+    return 6 * channels + 5
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A known state near a queried one.
+
+    Arguments:
+        state: (z, p), shape (n, 2 * channel, height, width); p is zero where it is unknown.
+        moving: Where p is known, shape (n,).
+        span: Signed seconds from the queried state to this one, shape (n,); zero where there is no anchor.
+    """
+
+    state: Float[Tensor, "n state height width"]
+    moving: Bool[Tensor, "n"]
+    span: Float[Tensor, "n"]
+
+    @staticmethod
+    def none(like: Float[Tensor, "n state height width"]) -> "Anchor":
+        """No anchor for any of the states."""
+        absent = like.new_zeros(len(like))
+        return Anchor(torch.zeros_like(like), absent.bool(), absent)
+
+    @property
+    def latent(self) -> Float[Tensor, "n channel height width"]:
+        """The latent part z of the anchor."""
+        return self.state.chunk(2, dim=1)[0]
+
+    def present(self) -> Bool[Tensor, "n"]:
+        """Where there is an anchor."""
+        return self.span != 0
+
+    def where(self, keep: Bool[Tensor, "n"]) -> "Anchor":
+        """The anchor, kept only where ``keep`` holds."""
+        grid = keep[:, None, None, None]
+        return Anchor(torch.where(grid, self.state, 0.0), self.moving & keep, torch.where(keep, self.span, 0.0))
+
+
+@dataclass(frozen=True)
+class Query:
+    """A batch of states with their anchors: what every network of the continuous models is asked.
+
+    Arguments:
+        state: (z, p), shape (n, 2 * channel, height, width).
+        moving: Where p is known, shape (n,).
+        past: The nearest known state before.
+        future: The nearest known state after.
+    """
+
+    state: Float[Tensor, "n state height width"]
+    moving: Bool[Tensor, "n"]
+    past: Anchor
+    future: Anchor
+
+    @property
+    def latent(self) -> Float[Tensor, "n channel height width"]:
+        """The latent part z of the states."""
+        return self.state.chunk(2, dim=1)[0]
+
+    def packed(
+        self, *, velocity_scale: float | Tensor, time_scale: float
+    ) -> tuple[Float[Tensor, "n packed height width"], Float[Tensor, "n 2"]]:
+        """Network inputs of order one: a grid of all states and flags, and the two spans.
+
+        Arguments:
+            velocity_scale: Typical size of p, which it is divided by.
+            time_scale: Seconds that make one unit of time.
+        """
+        height, width = self.state.shape[-2:]
+        parts: list[Tensor] = []
+        for state, moving in ((self.state, self.moving), self._of(self.past), self._of(self.future)):
+            latent, velocity = state.chunk(2, dim=1)
+            parts += [latent, velocity / velocity_scale, self._plane(moving, height, width)]
+        parts += [self._plane(anchor.present(), height, width) for anchor in (self.past, self.future)]
+        spans = torch.stack((self.past.span, self.future.span), dim=1) / time_scale
+        return torch.cat(parts, dim=1), spans
+
+    def _of(self, anchor: Anchor) -> tuple[Tensor, Tensor]:
+        return anchor.state, anchor.moving
+
+    def _plane(self, flag: Tensor, height: int, width: int) -> Tensor:
+        return flag.to(self.state.dtype)[:, None, None, None].expand(-1, 1, height, width)
+
+
+class Surroundings:
+    """The known states of a condition as states (z, p), and the anchors of any time.
+
+    A known frame that only supplies the velocity of the next one is context, not an anchor.
+
+    Arguments:
+        condition: What is known; at least one state.
+        gap: Seconds between the two frames that make a velocity.
+
+    Raises:
+        ValueError: Nothing is known.
+    """
+
+    def __init__(self, condition: Condition, *, gap: float) -> None:
+        known = condition.require()
+        self.times: list[float] = []
+        self.moving: list[bool] = []
+        self._states: list[Tensor] = []
+        for index, time in enumerate(known.times.tolist()):
+            latent = known.states[:, index]
+            before = self._find(known, time - gap)
+            if before is None and self._find(known, time + gap) is not None:
+                continue
+            velocity = torch.zeros_like(latent) if before is None else (latent - known.states[:, before]) / gap
+            self.times.append(time)
+            self.moving.append(before is not None)
+            self._states.append(torch.cat((latent, velocity), dim=1))
+
+    @property
+    def start(self) -> int:
+        """Index of the first state whose velocity is known, or of the first state when there is none."""
+        return self.moving.index(True) if any(self.moving) else 0
+
+    def state(self, index: int) -> Float[Tensor, "batch state height width"]:
+        """One of the known states."""
+        return self._states[index]
+
+    def query(
+        self, times: Sequence[float], states: Float[Tensor, "batch n state height width"], moving: Sequence[bool]
+    ) -> Query:
+        """The query of one state at each of the times, flattened sample by sample.
+
+        Arguments:
+            times: Seconds of the states, n of them.
+            states: (z, p) at these times.
+            moving: Whether p is known, for each time.
+        """
+        batch = len(states)
+        anchors = []
+        for side in (-1, 1):
+            found = [self._nearest(time, side) for time in times]
+            grids = torch.stack(
+                [torch.zeros_like(states[:, 0]) if i is None else self._states[i] for i in found], dim=1
+            )
+            flags = [i is not None and self.moving[i] for i in found]
+            spans = [0.0 if i is None else self.times[i] - time for i, time in zip(found, times, strict=True)]
+            anchors.append(
+                Anchor(grids.flatten(0, 1), self._row(flags, states, batch), self._row(spans, states, batch))
+            )
+        return Query(states.flatten(0, 1), self._row(list(moving), states, batch), *anchors)
+
+    def _nearest(self, time: float, side: int) -> int | None:
+        inside = [index for index, known in enumerate(self.times) if (known - time) * side > 1e-9]
+        return min(inside, key=lambda index: abs(self.times[index] - time), default=None)
+
+    @staticmethod
+    def _row(values: list[bool] | list[float], like: Tensor, batch: int) -> Tensor:
+        dtype = torch.bool if isinstance(values[0], bool) else like.dtype
+        return torch.tensor(values, dtype=dtype).to(like.device, non_blocking=True).repeat(batch)
+
+    @staticmethod
+    def _find(known: Trajectory, time: float) -> int | None:
+        close = (known.times - time).abs() < 1e-9
+        return int(close.nonzero()[0]) if bool(close.any()) else None

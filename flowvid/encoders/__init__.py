@@ -1,0 +1,1 @@
+"""Encoders: codecs between frames and latent states."""

@@ -1,0 +1,84 @@
+"""What a computation costs: multiplications, live memory, wall time."""
+
+__all__ = ["median_seconds", "multiply_adds", "peak_bytes"]
+
+import statistics
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def multiply_adds(work: Callable[[], Any]) -> int:
+    """Multiply-adds of the matrix products and convolutions in ``work``."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops() // 2
+
+
+def peak_bytes(work: Callable[[], Any]) -> int:
+    """Most bytes held at once by tensors that operations inside ``work`` made, on any device."""
+    with _LiveTensors() as live:
+        work()
+    return live.peak
+
+
+def median_seconds(work: Callable[[], Any], *, repeats: int) -> float:
+    """Median wall time of ``work`` after one run to warm up; waits for the GPU where there is one.
+
+    Raises:
+        ValueError: There is nothing to repeat.
+    """
+    if repeats < 1:
+        raise ValueError(f"Timing needs at least one repetition; got {repeats}.")
+    seconds = []
+    for _ in range(repeats + 1):
+        _wait()
+        start = time.perf_counter()
+        work()
+        _wait()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:])
+
+
+def _wait() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class _LiveTensors(TorchDispatchMode):
+    """Follows the storages of all tensors made under it: views count once, freed storages are taken off."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users: Counter[int] = Counter()
+        self.current = 0
+        self.peak = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+                self._follow(tensor)
+        return result
+
+    def _follow(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        address, size = storage.data_ptr(), storage.nbytes()
+        if self.users[address] == 0:
+            self.current += size
+            self.peak = max(self.peak, self.current)
+        self.users[address] += 1
+        weakref.finalize(tensor, self._release, address, size)
+
+    def _release(self, address: int, size: int) -> None:
+        self.users[address] -= 1
+        if self.users[address] == 0:
+            self.current -= size

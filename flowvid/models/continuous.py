@@ -1,0 +1,294 @@
+"""The multi-scale model: transition heads, calibrated weights, and any integrator on top.
+
+All K heads are regressed at once on states drawn the way samplers meet them (`draw_transitions`). Beside a state the
+network sees the nearest known states before and after it, so prediction and interpolation are one model.
+
+After training, Gram matrices of head outputs and true displacements on validation clips give the calibrated weights
+w(h) and the error of a jump for every real step h in closed form (SCIENCE P6), separately for the situations whose
+errors differ: nothing known ahead, a later anchor known, or a lone known end. A step combines the heads of its own
+sign up to the first gap that is not shorter than it; h = 0, the drift, combines all forward heads.
+"""
+
+__all__ = ["WEIGHTS", "MultiScale"]
+
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from flowvid.dynamics.drift import MultiScaleField
+from flowvid.dynamics.heads import TransitionHeads, dyadic_gaps
+from flowvid.dynamics.state import Surroundings
+from flowvid.dynamics.weights import Calibration, lagrange, least_squares, one_hot, softmax, uniform
+from flowvid.models.frames import check_frame_step, place_known, state_at, take
+from flowvid.models.transitions import Transitions, draw_transitions
+from flowvid.models.video_model import LearnedModel, refuse_solver
+from flowvid.noise import Noise
+from flowvid.solve.jump import Node, fenwick_plan, integrate, two_sided_plan
+from flowvid.solve.ode import Ode, ode_methods
+from flowvid.solve.solution import Solution
+from flowvid.video import Condition, Trajectory, as_times
+
+WEIGHTS = ("calibrated", "lagrange", "richardson", "least-squares", "instant", "long", "uniform", "softmax")
+"""Rules by name. The first is the default; the last four are ablations."""
+
+_CONTEXTS = ("open", "bounded", "end")
+_ROUNDS = 8
+
+
+class MultiScale(LearnedModel):
+    """Transition heads with every way to move along them.
+
+    Arguments:
+        channels: Channels of a latent.
+        frame: Seconds between training frames, also the shortest gap.
+        scales: Number of gaps of one sign; the longest is 2^(scales - 1) frames.
+        reach: Frames that training looks ahead to a later anchor; at least the longest gap.
+        width: Width of the trunk.
+        velocity_weight: Weight of the hidden velocity in the loss.
+        input_noise: Standard deviation of the noise on inner states, in latent units.
+    """
+
+    gram: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        frame: float,
+        scales: int = 5,
+        reach: int = 16,
+        width: int = 48,
+        velocity_weight: float = 0.3,
+        input_noise: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.frame = frame
+        self.reach = reach
+        self.longest = 2 ** (scales - 1)
+        self.velocity_weight = velocity_weight
+        self.input_noise = input_noise
+        self.heads = TransitionHeads(channels, dyadic_gaps(frame, scales), width=width)
+        size = scales + 2 * self.longest + 1
+        self.register_buffer("gram", torch.zeros(len(_CONTEXTS), 2, size, size, dtype=torch.float64))
+
+    @property
+    def solvers(self) -> tuple[str, ...]:
+        """Flow-map integrators, with all gaps or with the longest one limited to some frames, and torchdiffeq's."""
+        limits = [2**k for k in range(len(self.heads.gaps) // 2 - 1)]
+        limited = [f"{name}-{limit}" for name in ("two-sided", "jump") for limit in reversed(limits)]
+        return ("two-sided", "jump", *limited, *ode_methods())
+
+    def prepare(self, trajectory: Trajectory) -> None:
+        """Measure the structure function of states on training trajectories.
+
+        Raises:
+            ValueError: The trajectories are not spaced by the model's frame.
+        """
+        check_frame_step(trajectory, self.frame)
+        latents = trajectory.states
+        velocities = latents.diff(dim=1) / self.frame
+        rows = []
+        for gap in self.heads.gaps:
+            shift = round(abs(gap) / self.frame)
+            rows.append(torch.stack([_rms(x[:, shift:] - x[:, :-shift]) for x in (latents, velocities)]))
+        self.heads.set_scales(torch.stack(rows))
+
+    def loss(self, trajectory: Trajectory, noise: Noise) -> Float[Tensor, ""]:
+        """Mean squared error of all heads, each in units of its structure function."""
+        drawn = self._draw(trajectory, noise)
+        frames = (self.heads.gap / self.frame).round().long()
+        at = (drawn.index[:, None] + frames).clamp(1, trajectory.states.shape[1] - 1)
+        displacement = state_at(trajectory, at, frame=self.frame) - drawn.query.state[:, None]
+        error = self.heads(drawn.query) * self.heads.gap[:, None, None, None] - displacement
+        scaled = error.unflatten(2, (2, -1)) / self.heads.scale[:, :, None, None, None]
+        per_part = (scaled.square().mean(dim=(3, 4, 5)) * drawn.weight[:, :, None]).sum(dim=(0, 1)) / drawn.weight.sum()
+        return per_part[0] + self.velocity_weight * per_part[1]
+
+    @torch.no_grad()
+    def finish(self, trajectory: Trajectory) -> None:
+        """Measure the Gram matrices behind the calibrated weights on validation trajectories."""
+        count, half = trajectory.states.shape[1], len(self.heads.gaps) // 2
+        offsets = torch.arange(-self.longest, self.longest + 1, device=self.gram.device)
+        gram, seen = torch.zeros_like(self.gram), torch.zeros(len(_CONTEXTS), device=self.gram.device)
+        for number in range(_ROUNDS):
+            noise = Noise.batch(number, len(trajectory)).fold("calibration")
+            drawn = self._draw(trajectory, noise)
+            inside = (drawn.index >= self.longest) & (drawn.index < count - self.longest)
+            velocities = self.heads(drawn.query)[:, :, : self.heads.channels]
+            around = take(trajectory.states, (drawn.index[:, None] + offsets).clamp(0, count - 1))
+            around = around - drawn.query.latent[:, None]
+            bounded = drawn.query.future.present()
+            contexts = (drawn.query.moving & ~bounded, drawn.query.moving & bounded, ~drawn.query.moving & ~bounded)
+            for context, rows in enumerate(contexts):
+                mask = (rows & inside).double()[:, None, None]
+                seen[context] += mask.sum()
+                for sign, chosen in enumerate((slice(half, None), slice(0, half))):
+                    vectors = torch.cat((velocities[:, chosen], around), dim=1).flatten(2).double() * mask
+                    flat = vectors.transpose(0, 1).flatten(1)
+                    gram[context, sign] += flat @ flat.T / vectors.shape[2]
+        self.gram.copy_(gram / seen.clamp(min=1)[:, None, None, None])
+
+    def calibration(self, *, context: str = "open", forward: bool = True) -> Calibration:
+        """The measured calibration of the heads of one sign.
+
+        Arguments:
+            context: "open" (nothing known ahead), "bounded" (a later anchor) or "end" (a lone known end).
+            forward: Which sign.
+
+        Raises:
+            ValueError: The model was not calibrated.
+        """
+        if not bool(self.gram.any()):
+            raise ValueError("This model has no calibration yet; train it to the end, or call finish(validation data).")
+        half = len(self.heads.gaps) // 2
+        gaps = self.heads.gaps[half:] if forward else self.heads.gaps[:half]
+        gram = self.gram[_CONTEXTS.index(context), 0 if forward else 1]
+        return Calibration(gaps, self.frame, gram.cpu().numpy())
+
+    def sample(
+        self,
+        condition: Condition,
+        times: Sequence[float],
+        noise: Noise,
+        *,
+        solver: str | None = None,
+        weights: str = "calibrated",
+    ) -> Solution:
+        """States at the requested times; see `VideoModel.sample`.
+
+        Arguments:
+            condition: Known states: two frames one shortest gap apart, or a frame and a later one, or more.
+            times: Increasing seconds from the first known state on; known times are returned as they are.
+            noise: Unused; the model is deterministic.
+            solver: One of `solvers`. "two-sided" combines jumps of both signs, "jump" goes forward on the Fenwick
+                tree, both with all gaps or, with a suffix, with gaps of at most so many frames.
+            weights: One of `WEIGHTS`.
+        """
+        solver = refuse_solver(self, solver)
+        if weights not in WEIGHTS:
+            raise ValueError(f"The weights are {', '.join(WEIGHTS)}; got {weights!r}.")
+        known, points = condition.require(), as_times(times).tolist()
+        field = MultiScaleField(self.heads, Surroundings(condition, gap=self.frame))
+        wanted = [time for time in points if time not in known.times.tolist()]
+        if not wanted:
+            return Solution(known.at(*points), 0, 0)
+        move = self._jumps if solver.startswith(("two-sided", "jump")) else self._ode
+        solution = move(field, wanted, solver, weights)
+        latents = solution.trajectory.states[:, :, : self.heads.channels].unbind(dim=1)
+        found = dict(zip(wanted, latents, strict=True))
+        return Solution(
+            place_known(found, points, known),
+            solution.evaluations,
+            solution.depth,
+            solution.accepted,
+            solution.rejected,
+            solution.status,
+        )
+
+    def _draw(self, trajectory: Trajectory, noise: Noise) -> Transitions:
+        return draw_transitions(
+            self.heads, trajectory, noise, frame=self.frame, reach=self.reach, input_noise=self.input_noise
+        )
+
+    def _jumps(self, field: MultiScaleField, wanted: list[float], solver: str, weights: str) -> Solution:
+        around = field.surroundings
+        name, _, limit = solver.rpartition("-") if solver[-1].isdigit() else (solver, "", "")
+        longest = int(limit) * self.frame if limit else self.heads.longest
+        gaps = [gap for gap in self.heads.gaps if 0 < gap <= longest + 1e-9]
+        first = around.start
+        roots = [first] if name == "jump" else list(range(first, len(around.times)))
+        if name == "jump":
+            plan = fenwick_plan(around.times[first], wanted, gaps)
+        else:
+            on_grid = all(abs((t - around.times[first]) / self.frame % 1) < 1e-6 for t in wanted)
+            plan = two_sided_plan([around.times[i] for i in roots], wanted, gaps, spacing=4 if on_grid else 2)
+        bounded = len(around.times) > first + 1
+        known = torch.stack([around.state(index) for index in roots], dim=1)
+        moving = [around.moving[index] for index in roots]
+        rule, error = self._rule(weights, bounded=bounded), self._error(bounded=bounded)
+        states, evaluations, depth = integrate(field, plan, known, moving, weights=rule, error=error)
+        chosen = [_nearest(plan, time) for time in wanted]
+        return Solution(Trajectory(states[:, chosen], as_times(wanted)), evaluations, depth)
+
+    def _ode(self, field: MultiScaleField, wanted: list[float], solver: str, weights: str) -> Solution:
+        around = field.surroundings
+        start = around.start
+        if not around.moving[start]:
+            raise ValueError(
+                "An ODE solver needs the velocity at the start: give two context frames one shortest gap apart "
+                f"({self.frame} s), or use the solver two-sided."
+            )
+        rule = self._rule(weights, bounded=len(around.times) > start + 1)
+        drift = field.drift(lambda h: rule(h, True))
+        solution = Ode(method=solver).solve(drift, around.state(start), [around.times[start], *wanted])
+        trajectory = Trajectory(solution.trajectory.states[:, 1:], solution.trajectory.times[1:])
+        return Solution(trajectory, solution.evaluations, solution.depth, solution.accepted, solution.rejected)
+
+    def _calibration(self, h: float, *, moving: bool, bounded: bool) -> Calibration:
+        context = ("bounded" if bounded else "open") if moving else "end"
+        return self.calibration(context=context, forward=h >= 0).among(_reaching(self.heads.gaps, h))
+
+    def _error(self, *, bounded: bool) -> Callable[[float, bool], float]:
+        """Error of a jump over h from a state whose velocity is known or not."""
+
+        def error(h: float, moving: bool) -> float:
+            return self._calibration(h, moving=moving, bounded=bounded).error(h)
+
+        return cache(error)
+
+    def _rule(self, name: str, *, bounded: bool) -> Callable[[float, bool], np.ndarray]:
+        """Weights over all gaps of a step h from a state whose velocity is known or not."""
+        gaps = self.heads.gaps
+
+        def weights(h: float, moving: bool) -> np.ndarray:
+            measured = name in ("calibrated", "softmax")
+            chosen = _reaching(gaps, h) if measured else _signed(gaps, h)
+            spread = np.zeros(len(gaps))
+            spread[np.isin(gaps, chosen)] = self._values(name, h, chosen, moving=moving, bounded=bounded)
+            return spread
+
+        return cache(weights)
+
+    def _values(self, name: str, h: float, gaps: tuple[float, ...], *, moving: bool, bounded: bool) -> np.ndarray:
+        """Weights of some of the gaps, all of the sign of h, by the name of the rule."""
+        match name:
+            case "calibrated":
+                return self._calibration(h, moving=moving, bounded=bounded).weights(h)
+            case "lagrange":
+                return lagrange(gaps, h, local=min(3, len(gaps)))
+            case "richardson":
+                return lagrange(gaps, h)
+            case "least-squares":
+                return least_squares(gaps, degree=min(2, len(gaps)))
+            case "instant":
+                return one_hot(gaps, min(gaps, key=abs))
+            case "long":
+                return one_hot(gaps, max(gaps, key=abs))
+            case "uniform":
+                return uniform(gaps)
+            case _:
+                return softmax(self._calibration(h, moving=moving, bounded=bounded).moment(h))
+
+
+def _signed(gaps: Sequence[float], h: float) -> tuple[float, ...]:
+    """The gaps of the sign of a step; forward ones for zero."""
+    return tuple(gap for gap in gaps if (gap > 0) == (h >= 0))
+
+
+def _reaching(gaps: Sequence[float], h: float) -> tuple[float, ...]:
+    """The gaps of the sign of a step up to the first that is not shorter than it, at least two; all for zero."""
+    signed = sorted(_signed(gaps, h), key=abs)
+    count = len(signed) if h == 0 else 1 + sum(abs(gap) < abs(h) * (1 - 1e-9) for gap in signed)
+    return tuple(sorted(signed[: max(2, count)]))
+
+
+def _nearest(plan: Sequence[Node], time: float) -> int:
+    return min(range(len(plan)), key=lambda index: abs(plan[index].time - time))
+
+
+def _rms(values: Tensor) -> Tensor:
+    return values.square().mean().sqrt()

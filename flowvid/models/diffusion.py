@@ -1,0 +1,166 @@
+"""The other rival: a whole clip denoised at once, in v, sampled by DDIM.
+
+All frames of a window are one sample. Known frames enter through a mask: they replace the noisy ones at the input,
+and a binary channel per frame says which they are. Masks are drawn at random in training (context, context and last
+frame, first and last frame), so the same network predicts and interpolates. Beyond its window a clip is continued
+from its own last frames. Between frames of its grid the model has no answer of its own; latents are interpolated
+linearly there.
+
+References:
+    Video Diffusion Models (Ho et al., 2022), https://arxiv.org/abs/2204.03458
+    Progressive Distillation for Fast Sampling of Diffusion Models (Salimans and Ho, 2022), https://arxiv.org/abs/2202.00512
+"""
+
+__all__ = ["ClipDiffusion"]
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from flowvid.denoise.ddim import add_noise, ddim, v_target
+from flowvid.models.frames import check_frame_step, take
+from flowvid.models.video_model import LearnedModel, refuse_solver
+from flowvid.networks.trunk import Trunk
+from flowvid.noise import Noise
+from flowvid.solve.solution import Solution
+from flowvid.video import Condition, Trajectory, as_times
+
+_CLOSE = 1e-6
+
+
+class ClipDiffusion(LearnedModel):
+    """A v-predicting clip denoiser.
+
+    Arguments:
+        channels: Channels of a latent.
+        frame: Seconds between frames.
+        frames: Frames of the window: one context frame, the first frame and those after it.
+        width: Width of the trunk.
+        parameters: The number of parameters to match.
+        steps: DDIM steps of the solver "ddim".
+    """
+
+    def __init__(
+        self, channels: int, *, frame: float, frames: int = 18, width: int = 48, parameters: int, steps: int = 50
+    ) -> None:
+        super().__init__()
+        self.frame = frame
+        self.window = frames
+        self.channels = channels
+        self.steps = steps
+        inputs = frames * (channels + 1)
+        self.trunk = Trunk.matching(parameters, inputs, frames * channels, scalars=1, width=width)
+
+    @property
+    def solvers(self) -> tuple[str, ...]:
+        """DDIM with the model's number of steps, or with N of them."""
+        return ("ddim", "ddim-N")
+
+    def prepare(self, trajectory: Trajectory) -> None:
+        """Check the frame spacing; latents are normalised already."""
+        check_frame_step(trajectory, self.frame)
+
+    def v(
+        self,
+        noisy: Float[Tensor, "batch time channel height width"],
+        level: Float[Tensor, "batch"],
+        known: Bool[Tensor, "batch time"],
+    ) -> Float[Tensor, "batch time channel height width"]:
+        """Predicted v of a clip whose known frames are already in place.
+
+        Arguments:
+            noisy: The noisy clip with clean known frames.
+            level: Noise level in [0, 1].
+            known: Which frames are known.
+        """
+        flags = known[:, :, None, None, None].to(noisy.dtype).expand(-1, -1, 1, *noisy.shape[-2:])
+        grid = torch.cat((noisy, flags), dim=2).flatten(1, 2)
+        return self.trunk(grid, level[:, None]).unflatten(1, (self.window, self.channels))
+
+    def loss(self, trajectory: Trajectory, noise: Noise) -> Float[Tensor, ""]:
+        """Mean squared error of v on the unknown frames of random windows at random levels."""
+        count = trajectory.states.shape[1]
+        device = trajectory.states.device
+        first = noise.integers("first", 0, count - self.window + 1, device=device)
+        index = first[:, None] + torch.arange(self.window, device=device)
+        clean = take(trajectory.states, index)
+        known = self._training_mask(noise, device)
+        level = noise.uniform("level", device=device)
+        epsilon = noise.normal("noise", *clean.shape[1:], device=device)
+        mask = known[:, :, None, None, None]
+        noisy = torch.where(mask, clean, add_noise(clean, epsilon, level))
+        error = self.v(noisy, level, known) - v_target(clean, epsilon, level)
+        return torch.where(mask, 0.0, error.square()).sum() / (~known).sum() / clean[0, 0].numel()
+
+    def sample(
+        self, condition: Condition, times: Sequence[float], noise: Noise, *, solver: str | None = None
+    ) -> Solution:
+        """States on the frame grid of the known frames, linear between; see `VideoModel.sample`."""
+        steps = self._count_steps(solver)
+        known, wanted = condition.require(), as_times(times)
+        origin = known.times[0].item()
+        numbers = [self._number(time - origin) for time in known.times.tolist()]
+        last = math.ceil((wanted[-1].item() - origin) / self.frame - _CLOSE)
+        if wanted[0] < origin - _CLOSE:
+            raise ValueError(
+                f"This model answers times from the first known frame on, {origin} s; got {wanted[0].item()} s."
+            )
+        frames = {number: known.states[:, index] for index, number in enumerate(numbers)}
+        windows, start = 0, 0
+        while windows == 0 or start + self.window <= last:
+            start = 0 if windows == 0 else start + self.window - 2
+            frames |= self._window(frames, start, steps, noise.fold(windows))
+            windows += 1
+        grid = torch.stack([frames[number] for number in range(max(frames) + 1)], dim=1)
+        trajectory = Trajectory(_linear(grid, (wanted - origin) / self.frame), wanted)
+        return Solution(trajectory, windows * steps, windows * steps, windows * steps)
+
+    def _window(self, frames: dict[int, Tensor], start: int, steps: int, noise: Noise) -> dict[int, Tensor]:
+        """Sample the window that begins at a frame number, given the frames known so far."""
+        numbers = range(start, start + self.window)
+        like = next(iter(frames.values()))
+        clean = torch.stack([frames.get(number, torch.zeros_like(like)) for number in numbers], dim=1)
+        known = torch.tensor([number in frames for number in numbers], device=like.device).expand(len(like), -1)
+        mask = known[:, :, None, None, None]
+        begin = noise.normal("sample", *clean.shape[1:], device=like.device, dtype=like.dtype)
+
+        def v_field(noisy: Tensor, level: float) -> Tensor:
+            return self.v(torch.where(mask, clean, noisy), torch.full_like(noisy[:, 0, 0, 0, 0], level), known)
+
+        sampled = torch.where(mask, clean, ddim(v_field, begin, steps=steps))
+        return dict(zip(numbers, sampled.unbind(dim=1), strict=True))
+
+    def _training_mask(self, noise: Noise, device: torch.device) -> Bool[Tensor, "batch time"]:
+        """Context frames, with or without a later frame; or the first frame and a later one alone."""
+        draw = noise.uniform("mask", 3, device=device)
+        number = torch.arange(self.window, device=device)
+        lone = (draw[:, :1] < 0.5) & (draw[:, 1:2] < 0.15)
+        end = torch.where(draw[:, :1] < 0.5, 2 + (draw[:, 2:] * (self.window - 2)).long(), -1)
+        return (number == 1) | ((number == 0) & ~lone) | (number == end)
+
+    def _count_steps(self, solver: str | None) -> int:
+        stated = (solver or "").removeprefix("ddim-")
+        if stated.isdigit() and int(stated) > 0:
+            return int(stated)
+        refuse_solver(self, solver)
+        return self.steps
+
+    def _number(self, offset: float) -> int:
+        number = round(offset / self.frame)
+        if abs(number * self.frame - offset) > _CLOSE or number >= self.window:
+            raise ValueError(
+                f"Known frames must lie on a grid of {self.frame} s within {self.window} frames of the first one; "
+                f"one lies {offset} s after it."
+            )
+        return number
+
+
+def _linear(grid: Float[Tensor, "batch time channel height width"], positions: Tensor) -> Tensor:
+    """Frames at real positions of a grid, linear between neighbours."""
+    below = (positions + _CLOSE).floor().clamp(0, grid.shape[1] - 1)
+    share = (positions - below).clamp(min=0).to(grid.dtype).to(grid.device)
+    lower, upper = below.long(), (below.long() + 1).clamp(max=grid.shape[1] - 1)
+    return torch.lerp(grid[:, lower], grid[:, upper], share[:, None, None, None].expand_as(grid[:, lower]))

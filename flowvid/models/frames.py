@@ -1,0 +1,72 @@
+"""States and anchors taken from training clips, and known frames put back: what the models share."""
+
+__all__ = ["anchor_at", "check_frame_step", "place_known", "state_at", "still", "take"]
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from flowvid.dynamics.state import Anchor
+from flowvid.video import Trajectory, as_times
+
+
+def check_frame_step(trajectory: Trajectory, frame: float) -> None:
+    """Refuse a trajectory that is not evenly spaced by ``frame`` seconds.
+
+    Raises:
+        ValueError: It is not, or it has a single frame.
+    """
+    steps = trajectory.times.diff()
+    if len(steps) == 0 or bool(((steps - frame).abs() > 1e-9).any()):
+        raise ValueError(f"This model trains on frames {frame} s apart; got times {trajectory.times.tolist()} s.")
+
+
+def take(
+    states: Float[Tensor, "batch time channel height width"], index: Int64[Tensor, "batch *n"]
+) -> Float[Tensor, "batch *n channel height width"]:
+    """The states of each sample at its own frame numbers."""
+    rows = torch.arange(len(states), device=states.device)
+    return states[rows.reshape(-1, *(1 for _ in index.shape[1:])), index]
+
+
+def state_at(
+    trajectory: Trajectory, index: Int64[Tensor, "batch *n"], *, frame: float
+) -> Float[Tensor, "batch *n state height width"]:
+    """States (z, p) at frame numbers from 1 on."""
+    latent = take(trajectory.states, index)
+    return torch.cat((latent, (latent - take(trajectory.states, index - 1)) / frame), dim=-3)
+
+
+def still(
+    state: Float[Tensor, "n state height width"], moving: Bool[Tensor, "n"]
+) -> Float[Tensor, "n state height width"]:
+    """The states with p set to zero where it is not known."""
+    latent, velocity = state.chunk(2, dim=1)
+    return torch.cat((latent, torch.where(moving[:, None, None, None], velocity, 0.0)), dim=1)
+
+
+def anchor_at(
+    trajectory: Trajectory, index: Int64[Tensor, "batch"], at: Int64[Tensor, "batch"], *, moving: bool, frame: float
+) -> Anchor:
+    """The states at frame numbers ``at`` as anchors of states at ``index``; numbers outside the clip are clamped."""
+    at = at.clamp(1, trajectory.states.shape[1] - 1)
+    flags = torch.full_like(at, moving, dtype=torch.bool)
+    state = still(state_at(trajectory, at, frame=frame), flags)
+    return Anchor(state, flags, (at - index).to(state.dtype) * frame)
+
+
+def place_known(
+    found: Mapping[float, Float[Tensor, "batch channel height width"]], times: Sequence[float], known: Trajectory
+) -> Trajectory:
+    """The trajectory at ``times``: what is known as it is, and what was found everywhere else.
+
+    Arguments:
+        found: Latents by time, for every time that is not known.
+        times: Increasing seconds.
+        known: The known states.
+    """
+    given = {time: known.states[:, index] for index, time in enumerate(known.times.tolist())}
+    states = [given[time] if time in given else found[time] for time in as_times(times).tolist()]
+    return Trajectory(torch.stack(states, dim=1), as_times(times))

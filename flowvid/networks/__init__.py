@@ -1,0 +1,1 @@
+"""Networks: blocks that map arrays to arrays and know nothing of video, time or training."""

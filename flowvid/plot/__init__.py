@@ -1,0 +1,1 @@
+"""Plots: figures drawn from results."""

@@ -1,0 +1,44 @@
+"""Checkpoints: one safetensors file with a JSON description inside; complete or absent, and nothing is pickled."""
+
+__all__ = ["load_tensors", "save_tensors"]
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flowvid.data.files import write_atomically
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], description: dict[str, Any]) -> None:
+    """Write tensors with a description, atomically.
+
+    Arguments:
+        path: The file.
+        tensors: Tensors by name.
+        description: Anything JSON can hold.
+    """
+    flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    write_atomically(path, lambda place: save_file(flat, place, metadata={"description": json.dumps(description)}))
+
+
+def load_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a file and its description.
+
+    Raises:
+        ValueError: The file is missing, or is not a checkpoint of flowvid.
+    """
+    if not path.is_file():
+        raise ValueError(f"Expected a checkpoint at {path}; there is none. Train it first, or check the path.")
+    try:
+        with safe_open(path, framework="pt", device=device) as handle:
+            description = json.loads((handle.metadata() or {})["description"])
+            names = handle.keys()
+            return {name: handle.get_tensor(name) for name in names}, description
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} is not a complete checkpoint of flowvid ({error}); delete it, train again."
+        ) from error

@@ -1,0 +1,169 @@
+"""What moves: frames or latent states, and the real times they belong to.
+
+Times are seconds, float64, on the host, in increasing order; nothing assumes that they are evenly spaced. A
+`Condition` says what is known before sampling. Prediction, interpolation and extension differ only there.
+"""
+
+__all__ = ["Condition", "Trajectory", "Video", "as_times", "time_grid"]
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+Times = Float64[Tensor, "time"]
+
+
+def as_times(times: Tensor | Sequence[float]) -> Times:
+    """Checked times: float64, on the host, finite, strictly increasing.
+
+    Raises:
+        ValueError: ``times`` is empty, not one-dimensional, not finite, or not strictly increasing.
+    """
+    times = torch.as_tensor(times, dtype=torch.float64, device="cpu").clone()
+    if times.ndim != 1 or times.numel() == 0:
+        raise ValueError(f"Times must be a non-empty list of seconds; got shape {tuple(times.shape)}.")
+    if not bool(torch.isfinite(times).all()):
+        raise ValueError(f"Times must be finite seconds; got {times.tolist()}.")
+    if bool((times.diff() <= 0).any()):
+        first = int((times.diff() <= 0).nonzero()[0])
+        raise ValueError(
+            f"Times must increase strictly; got {times[first].item()} followed by {times[first + 1].item()}. "
+            "Sort them and drop duplicates."
+        )
+    return times
+
+
+def time_grid(start: float, stop: float, step: float) -> Times:
+    """The points start, start + step, ..., up to and including ``stop`` where it falls on the grid.
+
+    Points are computed as ``start + n * step`` rather than by accumulation, and an end on the grid is met exactly.
+
+    Raises:
+        ValueError: The step is not positive, the interval is reversed, or an argument is not finite.
+    """
+    if not (math.isfinite(start) and math.isfinite(stop) and math.isfinite(step) and step > 0 and stop >= start):
+        raise ValueError(f"Expected finite start <= stop and step > 0; got start={start}, stop={stop}, step={step}.")
+    count = math.floor((stop - start) / step + 1e-9)
+    grid = start + step * torch.arange(count + 1, dtype=torch.float64)
+    if abs(grid[-1].item() - stop) <= 1e-9 * step:
+        grid[-1] = stop
+    return grid
+
+
+def _check_layout(name: str, values: Tensor, times: Tensor) -> None:
+    if values.ndim != 5 or not values.is_floating_point():
+        raise ValueError(
+            f"{name} must be floating point with shape [batch, time, channel, height, width]; "
+            f"got {values.dtype} with shape {tuple(values.shape)}."
+        )
+    if values.shape[1] != len(times):
+        raise ValueError(f"{name} hold {values.shape[1]} moments but {len(times)} times were given; one time for each.")
+
+
+@dataclass(frozen=True, eq=False)
+class Video:
+    """Frames in [-1, 1] and their times.
+
+    Arguments:
+        frames: Pixels in [-1, 1], shape (batch, time, channel, height, width).
+        times: Seconds, strictly increasing, shape (time,).
+
+    Raises:
+        ValueError: A shape, a type, or an order is wrong, or a pixel is not finite or leaves [-1, 1].
+    """
+
+    frames: Float[Tensor, "batch time channel height width"]
+    times: Times
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", as_times(self.times))
+        _check_layout("Frames", self.frames, self.times)
+        if self.frames.numel() == 0:
+            raise ValueError(f"A video needs at least one pixel; got frames of shape {tuple(self.frames.shape)}.")
+        low, high = (value.item() for value in self.frames.detach().aminmax())
+        if not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
+            raise ValueError(
+                f"Frames must be finite and lie in [-1, 1]; these range from {low:.4g} to {high:.4g}. "
+                "For pixels of 0..255 use x / 127.5 - 1."
+            )
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Latent states and their times, in the layout of `Video`.
+
+    Arguments:
+        states: Latents, shape (batch, time, channel, height, width).
+        times: Seconds, strictly increasing, shape (time,).
+
+    Raises:
+        ValueError: A shape, a type, or an order is wrong.
+    """
+
+    states: Float[Tensor, "batch time channel height width"]
+    times: Times
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", as_times(self.times))
+        _check_layout("States", self.states, self.times)
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def at(self, *times: float) -> "Trajectory":
+        """The states at some of the times.
+
+        Raises:
+            ValueError: A time is not among those of this trajectory.
+        """
+        index = [self._index(time) for time in times]
+        return Trajectory(self.states[:, index], self.times[index])
+
+    def between(self, start: float, stop: float) -> "Trajectory":
+        """The states with start <= time <= stop.
+
+        Raises:
+            ValueError: No state lies there.
+        """
+        inside = (self.times >= start - 1e-9) & (self.times <= stop + 1e-9)
+        if not bool(inside.any()):
+            span = f"[{self.times[0].item()}, {self.times[-1].item()}]"
+            raise ValueError(f"No state lies between {start} s and {stop} s; the trajectory covers {span} s.")
+        return Trajectory(self.states[:, inside], self.times[inside])
+
+    def _index(self, time: float) -> int:
+        nearest = int((self.times - time).abs().argmin())
+        if abs(self.times[nearest].item() - time) > 1e-9:
+            raise ValueError(f"No state is known at {time} s; known times are {self.times.tolist()} s.")
+        return nearest
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What is known of a video before it is sampled: states at given times.
+
+    Two context frames make a prediction task, a first and a last frame an interpolation task, a prefix an
+    extension task. Models say which conditions they can answer.
+
+    Arguments:
+        known: The known states; None when nothing is known.
+    """
+
+    known: Trajectory | None = field(default=None)
+
+    def require(self) -> Trajectory:
+        """The known states, or a clear refusal.
+
+        Raises:
+            ValueError: Nothing is known.
+        """
+        if self.known is None:
+            raise ValueError("This model starts from known frames, but the condition holds none; give at least one.")
+        return self.known
