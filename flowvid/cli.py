@@ -1,6 +1,6 @@
 """The command line: demo, train, sample, compare."""
 
-__all__ = ["main"]
+__all__ = ["ProgressBar", "main"]
 
 import argparse
 import os
@@ -16,7 +16,7 @@ import torch
 from flowvid import __version__
 from flowvid.compare.report import draw_study, tables
 from flowvid.compare.results import run_study
-from flowvid.compare.study import Study, train_study
+from flowvid.compare.study import Study, demo_study, train_study
 from flowvid.data.clips import FAMILIES, World, render_clips
 from flowvid.data.files import write_video
 from flowvid.models.rivals import RIVALS
@@ -112,22 +112,6 @@ def _common(
     )
 
 
-def demo_study(scale: str) -> Study:
-    """The study behind ``flowvid demo``: minutes on two cores, or seconds for "quick"."""
-    if scale == "quick":
-        run = Run(
-            clips=32,
-            validation_clips=16,
-            codec_width=16,
-            width=16,
-            codec=Optimisation(steps=40, learning_rate=2e-3, warmup=10),
-            model=Optimisation(steps=12, batch=16, warmup=5),
-        )
-        return Study(run=run, test_clips=8, timing_clips=4, timing_repeats=1, ddim_steps=(1, 4))
-    run = Run(clips=1024, codec=Optimisation(steps=700, learning_rate=2e-3), model=Optimisation(steps=1500))
-    return Study(run=run, test_clips=64)
-
-
 def _demo(options: argparse.Namespace) -> None:
     _finish(demo_study(options.scale), options)
 
@@ -142,15 +126,15 @@ def _train(options: argparse.Namespace) -> None:
     )
     folder = options.out / "models"
     if options.model == "all":
-        train_study(Study(run=run, seeds=(options.seed,)), folder, device=options.device, stage=_Bar)
+        train_study(Study(run=run, seeds=(options.seed,)), folder, device=options.device, stage=ProgressBar)
         return
-    codec = train_codec(run, folder, device=options.device, progress=_Bar("codec")).network
+    codec = train_codec(run, folder, device=options.device, progress=ProgressBar("codec")).network
 
     def bank(split: str) -> Trajectory:
         clips = run.clips if split == "train" else run.validation_clips
         return latents(run, codec, split, run.times, clips=clips, device=options.device)
 
-    train_model(options.model, run, bank, folder, device=options.device, progress=_Bar(options.model))
+    train_model(options.model, run, bank, folder, device=options.device, progress=ProgressBar(options.model))
     print(f"Trained: {folder / f'{options.model}-seed{options.seed}.safetensors'}")
 
 
@@ -186,14 +170,14 @@ def _compare(options: argparse.Namespace) -> None:
 
 def _finish(study: Study, options: argparse.Namespace) -> None:
     start = time.monotonic()
-    content = run_study(study, options.out, device=options.device, stage=_Bar)
-    paths = draw_study(study, content, options.out, device=options.device, stage=_Bar)
+    content = run_study(study, options.out, device=options.device, stage=ProgressBar)
+    paths = draw_study(study, content, options.out, device=options.device, stage=ProgressBar)
     print(f"\n{tables(content)}\n\nDone in {time.monotonic() - start:.0f} s. Look at:")
     for path in [*paths, options.out / "results.json"]:
         print(f"  {path}")
 
 
-class _Bar:
+class ProgressBar:
     """A progress bar that appears with the first report and shows the rate and the time left."""
 
     def __init__(self, name: str) -> None:

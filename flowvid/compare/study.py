@@ -4,7 +4,7 @@ A study is described completely by a value; carrying it out twice in one folder 
 interrupted one goes on where it stopped.
 """
 
-__all__ = ["Study", "train_study"]
+__all__ = ["Stage", "Study", "demo_study", "train_study"]
 
 import dataclasses
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from pathlib import Path
 from flowvid.encoders.codec import Codec
 from flowvid.models.rivals import RIVALS
 from flowvid.models.video_model import LearnedModel
-from flowvid.train.loop import Progress
+from flowvid.train.loop import Optimisation, Progress
 from flowvid.train.run import Run, Saved, latents, train_codec, train_model
 from flowvid.video import Trajectory
 
@@ -81,3 +81,25 @@ def train_study(
                 name, study.seeded(seed), bank, folder, device=device, progress=stage(label)
             )
     return codec, models
+
+
+def demo_study(scale: str) -> Study:
+    """The study behind ``flowvid demo``: minutes on two cores, or seconds for "quick".
+
+    Raises:
+        ValueError: The scale is neither "demo" nor "quick".
+    """
+    if scale not in ("demo", "quick"):
+        raise ValueError(f"The demo's scales are demo and quick; got {scale!r}.")
+    if scale == "quick":
+        run = Run(
+            clips=32,
+            validation_clips=16,
+            codec_width=16,
+            width=16,
+            codec=Optimisation(steps=40, learning_rate=2e-3, warmup=10),
+            model=Optimisation(steps=12, batch=16, warmup=5),
+        )
+        return Study(run=run, test_clips=8, timing_clips=4, timing_repeats=1, ddim_steps=(1, 4))
+    run = Run(clips=1024, codec=Optimisation(steps=700, learning_rate=2e-3), model=Optimisation(steps=1500))
+    return Study(run=run, test_clips=64)

@@ -3,6 +3,7 @@
 __all__ = ["write_atomically", "write_json", "write_video"]
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -52,18 +53,21 @@ def write_video(path: Path, frames: Float[Tensor, "time channel height width"], 
     Arguments:
         path: The file; it must end in .mp4.
         frames: One or three channels.
-        fps: Frames per second.
+        fps: Frames per second, at least 0.001.
         zoom: Every pixel becomes a square of this side.
 
     Raises:
-        ValueError: The ending, the number of channels, the rate or the zoom is not as described.
+        ValueError: The ending, the number of channels, the rate or the zoom is not as described, or a pixel is not
+            finite.
     """
     if path.suffix != ".mp4":
         raise ValueError(f"Videos are written as .mp4; got {path.name}.")
     if frames.shape[1] not in (1, 3) or not len(frames):
         raise ValueError(f"A video needs frames of 1 or 3 channels, at least one frame; got {tuple(frames.shape)}.")
-    if not fps > 0 or zoom < 1:
-        raise ValueError(f"Expected fps > 0 and zoom >= 1; got fps={fps}, zoom={zoom}.")
+    if not (math.isfinite(fps) and fps >= 1e-3 and zoom >= 1):
+        raise ValueError(f"Expected a finite fps >= 0.001 and zoom >= 1; got fps={fps}, zoom={zoom}.")
+    if not bool(frames.isfinite().all()):
+        raise ValueError("A video needs finite frames; some pixels are NaN or infinite.")
     large = frames.detach().cpu().repeat_interleave(zoom, dim=2).repeat_interleave(zoom, dim=3)
     large = torch.nn.functional.pad(large, (0, large.shape[3] % 2, 0, large.shape[2] % 2), mode="replicate")
     pixels = ((large.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).expand(-1, -1, -1, 3)

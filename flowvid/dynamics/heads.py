@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowvid.dynamics.state import Query, query_channels
+from flowvid.dynamics.state import Anchor, Query, query_channels
 from flowvid.networks.trunk import Trunk
 
 
@@ -87,16 +87,20 @@ class TransitionHeads(nn.Module):
     def forward(self, query: Query) -> Float[Tensor, "n gap state height width"]:
         """Average rates of change of the state (z, p) over every gap, per second."""
         grid, spans = query.packed(velocity_scale=self.velocity_scale, time_scale=self.longest)
+        anchors = (query.past, query.future)
+        ratios = torch.stack([self._ratio(anchor.span) for anchor in anchors], dim=2)
+        slopes = torch.stack([self._slope(query, anchor) for anchor in anchors], dim=1)
+        unit = (self.scale / self.gap.abs()[:, None]).expand(len(grid), -1, -1)
+        free = torch.stack((unit[..., 0] * (1 - ratios).prod(dim=2), unit[..., 1]), dim=2)
         output = self.trunk(grid, spans).unflatten(1, (len(self.gaps), 2, self.channels))
-        rates = output * (self.scale / self.gap.abs()[:, None])[:, :, None, None, None]
-        latent, velocity = rates.unbind(dim=2)
-        for anchor in (query.past, query.future):
-            ratio = self._ratio(anchor.span)
-            distance = torch.where(anchor.span == 0, 1.0, anchor.span)
-            slope = (anchor.latent - query.latent) / distance[:, None, None, None]
-            exact = (ratio > 0)[:, :, None, None, None] * slope[:, None]
-            latent = latent * (1 - ratio)[:, :, None, None, None] + exact
-        return torch.cat((latent, velocity), dim=2)
+        rates = torch.baddbmm((output * free[..., None, None, None]).flatten(2), (ratios > 0).to(slopes), slopes)
+        return rates.unflatten(2, (2 * self.channels, *grid.shape[2:]))
+
+    def _slope(self, query: Query, anchor: Anchor) -> Float[Tensor, "n entry"]:
+        """Mean rate of change of the latent towards an anchor, flattened; zero for the velocity part."""
+        distance = torch.where(anchor.span == 0, 1.0, anchor.span)
+        slope = (anchor.latent - query.latent) / distance[:, None, None, None]
+        return torch.cat((slope, torch.zeros_like(slope)), dim=1).flatten(1)
 
     def _ratio(self, span: Float[Tensor, "n"]) -> Float[Tensor, "n gap"]:
         """gap / span where the anchor lies at or beyond the gap in its direction; zero elsewhere."""

@@ -169,10 +169,10 @@ class Calibration:
 
     The Gram matrix is over the vector (u_1, ..., u_K, d_-R, ..., d_R): the K estimated velocities of a state and the
     true displacements d_j = z(t + j * frame) - z(t) around it. The target velocity at a step h is a fixed linear
-    combination of the d_j, local interpolation through five frames around it, divided by h; at h = 0 that is the
-    five-point central difference. The five change only where h is a multiple of the frame time and interpolation is
-    exact, so S(h) is continuous. So the error moment S(h) is a quadratic form of the Gram matrix, exact at every
-    multiple of the frame time.
+    combination of the d_j: interpolation of the average velocities d_j / (j * frame) at the five frames around h,
+    which at h = 0 is the five-point central difference. The five change only where h is a multiple of the frame time,
+    where interpolation is exact. So the error moment S(h) is a quadratic form of the Gram matrix, continuous in h
+    and exact at every multiple of the frame time.
 
     Arguments:
         gaps: Signed gaps of the K heads, seconds.
@@ -242,6 +242,5 @@ class Calibration:
         for index, node in enumerate(nodes):
             if node != 0:
                 others = nodes[(nodes != node) & (nodes != 0)]
-                divisor = node if 0.0 in nodes else position
-                coefficients[reach + first + index] = np.prod((position - others) / (node - others)) / divisor
+                coefficients[reach + first + index] = np.prod((position - others) / (node - others)) / node
         return coefficients / self.frame

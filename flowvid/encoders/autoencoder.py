@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from flowvid.encoders.codec import Codec
 from flowvid.noise import Noise
 
+_LEAST = 1e-6
+"""Least deviation of a channel, so that one that never changes is not divided by zero."""
+
 
 class Autoencoder(Codec):
     """Frames of side 4 n to latents of side n.
@@ -28,6 +31,9 @@ class Autoencoder(Codec):
         channels: Channels of a latent.
         width: Channels of the hidden layers at the coarse resolution.
         latent_noise: Standard deviation of the training noise, in units of the latents' own.
+
+    Raises:
+        ValueError: The width is not positive and even.
     """
 
     mean: Tensor
@@ -35,6 +41,8 @@ class Autoencoder(Codec):
 
     def __init__(self, pixels: int = 1, *, channels: int = 4, width: int = 48, latent_noise: float = 0.05) -> None:
         super().__init__()
+        if width < 2 or width % 2:
+            raise ValueError(f"The width of the codec must be positive and even; got {width}.")
         self.latent_noise = latent_noise
         self.encoder = nn.Sequential(
             nn.Conv2d(pixels, width // 2, 4, stride=2, padding=1),
@@ -65,26 +73,37 @@ class Autoencoder(Codec):
         Raises:
             ValueError: The side of the frames is not a multiple of 4.
         """
-        if frames.shape[-1] % 4 or frames.shape[-2] % 4:
-            raise ValueError(
-                f"The codec needs frames with sides that are multiples of 4; got {tuple(frames.shape[-2:])}."
-            )
-        return (self.encoder(frames) - self.mean) / self.deviation
+        return (self._raw(frames) - self.mean) / self.deviation
 
     def frames(self, latents: Float[Tensor, "n channel h w"]) -> Float[Tensor, "n pixel height width"]:
         """Frames of normalised latents, clipped to [-1, 1]."""
         return self.decoder(latents * self.deviation + self.mean).clamp(-1, 1)
 
     def loss(self, frames: Float[Tensor, "n pixel height width"], noise: Noise) -> Float[Tensor, ""]:
-        """Mean squared error of frames decoded from slightly noisy latents."""
-        raw = self.encoder(frames)
+        """Mean squared error of frames decoded from slightly noisy latents.
+
+        Raises:
+            ValueError: The side of the frames is not a multiple of 4.
+        """
+        raw = self._raw(frames)
         spread = raw.detach().std(dim=(0, 2, 3), keepdim=True)
         jitter = noise.normal("latent", *raw.shape[1:], device=raw.device, dtype=raw.dtype)
         return F.mse_loss(self.decoder(raw + self.latent_noise * spread * jitter), frames)
 
     @torch.no_grad()
     def normalise(self, frames: Float[Tensor, "n pixel height width"]) -> None:
-        """Measure the mean and deviation of the latents of representative frames."""
-        raw = self.encoder(frames)
+        """Measure the mean and deviation of the latents of representative frames.
+
+        Raises:
+            ValueError: The side of the frames is not a multiple of 4.
+        """
+        raw = self._raw(frames)
         self.mean.copy_(raw.mean(dim=(0, 2, 3))[:, None, None])
-        self.deviation.copy_(raw.std(dim=(0, 2, 3))[:, None, None])
+        self.deviation.copy_(raw.std(dim=(0, 2, 3)).clamp(min=_LEAST)[:, None, None])
+
+    def _raw(self, frames: Float[Tensor, "n pixel height width"]) -> Float[Tensor, "n channel h w"]:
+        if frames.shape[-1] % 4 or frames.shape[-2] % 4:
+            raise ValueError(
+                f"The codec needs frames with sides that are multiples of 4; got {tuple(frames.shape[-2:])}."
+            )
+        return self.encoder(frames)

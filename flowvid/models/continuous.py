@@ -13,6 +13,7 @@ __all__ = ["WEIGHTS", "MultiScale"]
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -35,8 +36,11 @@ from flowvid.video import Condition, Trajectory, as_times
 WEIGHTS = ("calibrated", "lagrange", "richardson", "least-squares", "instant", "long", "uniform", "softmax")
 """Rules by name. The first is the default; the last four are ablations."""
 
+Value = TypeVar("Value")
+
 _CONTEXTS = ("open", "bounded", "end")
 _ROUNDS = 8
+_LEAST_ERROR = 1e-6
 
 
 class MultiScale(LearnedModel):
@@ -74,6 +78,8 @@ class MultiScale(LearnedModel):
         self.heads = TransitionHeads(channels, dyadic_gaps(frame, scales), width=width)
         size = scales + 2 * self.longest + 1
         self.register_buffer("gram", torch.zeros(len(_CONTEXTS), 2, size, size, dtype=torch.float64))
+        self._memory_of: tuple[int, int] | None = None
+        self._memory: dict[tuple[str, bool], Any] = {}
 
     @property
     def solvers(self) -> tuple[str, ...]:
@@ -98,15 +104,22 @@ class MultiScale(LearnedModel):
         self.heads.set_scales(torch.stack(rows))
 
     def loss(self, trajectory: Trajectory, noise: Noise) -> Float[Tensor, ""]:
-        """Mean squared error of all heads, each in units of its structure function."""
+        """Mean over the heads of the logarithm of their mean squared error.
+
+        The logarithm makes a relative improvement of every head count alike, near or far; with plain squared errors
+        the far heads, which are the least predictable, would drown the near ones that integrators build on. It is
+        the likelihood of Gaussian errors with one unknown variance per head (Kendall et al., 2018, arXiv 1705.07115).
+        """
         drawn = self._draw(trajectory, noise)
         frames = (self.heads.gap / self.frame).round().long()
         at = (drawn.index[:, None] + frames).clamp(1, trajectory.states.shape[1] - 1)
         displacement = state_at(trajectory, at, frame=self.frame) - drawn.query.state[:, None]
         error = self.heads(drawn.query) * self.heads.gap[:, None, None, None] - displacement
         scaled = error.unflatten(2, (2, -1)) / self.heads.scale[:, :, None, None, None]
-        per_part = (scaled.square().mean(dim=(3, 4, 5)) * drawn.weight[:, :, None]).sum(dim=(0, 1)) / drawn.weight.sum()
-        return per_part[0] + self.velocity_weight * per_part[1]
+        weighted = scaled.square().mean(dim=(3, 4, 5)) * drawn.weight[:, :, None]
+        per_head = weighted.sum(dim=0) / drawn.weight.sum(dim=0)[:, None]
+        logarithms = (per_head + _LEAST_ERROR).log().mean(dim=0)
+        return logarithms[0] + self.velocity_weight * logarithms[1]
 
     @torch.no_grad()
     def finish(self, trajectory: Trajectory) -> None:
@@ -238,7 +251,7 @@ class MultiScale(LearnedModel):
         def error(h: float, moving: bool) -> float:
             return self._calibration(h, moving=moving, bounded=bounded).error(h)
 
-        return cache(error)
+        return self._remembered(("error", bounded), error)
 
     def _rule(self, name: str, *, bounded: bool) -> Callable[[float, bool], np.ndarray]:
         """Weights over all gaps of a step h from a state whose velocity is known or not."""
@@ -251,7 +264,14 @@ class MultiScale(LearnedModel):
             spread[np.isin(gaps, chosen)] = self._values(name, h, chosen, moving=moving, bounded=bounded)
             return spread
 
-        return cache(weights)
+        return self._remembered((name, bounded), weights)
+
+    def _remembered(self, key: tuple[str, bool], function: Callable[[float, bool], Value]) -> Callable[..., Value]:
+        """The function, whose values are kept until the calibration changes."""
+        if self._memory_of != (self.gram.data_ptr(), self.gram._version):
+            self._memory_of = (self.gram.data_ptr(), self.gram._version)
+            self._memory = {}
+        return self._memory.setdefault(key, cache(function))
 
     def _values(self, name: str, h: float, gaps: tuple[float, ...], *, moving: bool, bounded: bool) -> np.ndarray:
         """Weights of some of the gaps, all of the sign of h, by the name of the rule."""

@@ -10,12 +10,14 @@ References:
 
 __all__ = ["Trunk", "count_parameters"]
 
+from bisect import bisect_left
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowvid.networks.layers import ModulatedBlock, ScalarEmbedding, coordinates
+from flowvid.networks.layers import ModulatedBlock, ScalarEmbedding, coordinates, zeroed
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -54,9 +56,7 @@ class Trunk(nn.Module):
         self.up = nn.Conv2d(2 * width, width, 1)
         self.fine_out = ModulatedBlock(width, features)
         self.norm = nn.GroupNorm(8, width)
-        self.leave = nn.Conv2d(width, outputs, 3, padding=1)
-        nn.init.zeros_(self.leave.weight)
-        nn.init.zeros_(self.leave.bias)
+        self.leave = zeroed(nn.Conv2d(width, outputs, 3, padding=1))
 
     @staticmethod
     def matching(parameters: int, inputs: int, outputs: int, *, scalars: int, width: int) -> "Trunk":
@@ -73,9 +73,14 @@ class Trunk(nn.Module):
         def build(features: int) -> "Trunk":
             return Trunk(inputs, outputs, scalars=scalars, width=width, features=features)
 
-        with torch.device("meta"):
-            features = min(range(8, 6 * width, 4), key=lambda size: abs(count_parameters(build(size)) - parameters))
-        return build(features)
+        def count(features: int) -> int:
+            with torch.device("meta"):
+                return count_parameters(build(features))
+
+        sizes = range(4, 16 * width, 4)
+        above = bisect_left(sizes, parameters, key=count)
+        nearest = sizes[max(0, above - 1) : above + 1]
+        return build(min(nearest, key=lambda features: abs(count(features) - parameters)))
 
     def forward(
         self, grid: Float[Tensor, "batch inputs height width"], scalars: Float[Tensor, "batch scalar"]

@@ -190,7 +190,9 @@ def integrate(
     states: dict[int, Tensor] = {node: known[:, position] for position, node in enumerate(roots)}
     is_moving = dict.fromkeys(range(len(nodes)), True) | dict(zip(roots, moving, strict=True))
     shares = _shares(nodes, is_moving, error)
-    rates: dict[int, Tensor] = {}
+    outwards = sorted(range(len(nodes)), key=level.__getitem__)
+    last_use = {parent: level[child] for child in outwards for parent in nodes[child].parents}
+    batches: list[_Batch] = []
     depth = 0
     for stage in range(max(level) + 1):
         sources = [index for index in busy if level[index] == stage]
@@ -198,42 +200,58 @@ def integrate(
         if sources:
             stacked = torch.stack([states[index] for index in sources], dim=1)
             found = flow_map.rates([nodes[i].time for i in sources], stacked, [is_moving[i] for i in sources])
-            rates |= dict(zip(sources, found.unbind(dim=1), strict=True))
+            batches.append(_Batch(sources, found.flatten(1, 2).flatten(2)))
             depth += 1
         if arrivals:
-            moved = _arrive(nodes, arrivals, shares, states, rates, lambda h, parent: weights(h, is_moving[parent]))
-            states |= dict(zip(arrivals, moved.unbind(dim=1), strict=True))
+            go = _coefficients(nodes, arrivals, shares, lambda h, parent: weights(h, is_moving[parent]))
+            origin = torch.stack([_origin(nodes[index], shares[index], states) for index in arrivals], dim=1)
+            moved = origin.flatten(2) + sum(_displacement(batch, arrivals, go, origin) for batch in batches)
+            states |= dict(zip(arrivals, moved.unflatten(2, origin.shape[2:]).unbind(dim=1), strict=True))
+        batches = [batch for batch in batches if max(last_use[source] for source in batch.sources) > stage + 1]
     return torch.stack([states[index] for index in range(len(nodes))], dim=1), len(busy), depth
 
 
-def _arrive(
+@dataclass(frozen=True)
+class _Batch:
+    """States evaluated together, and their velocities over all gaps, shape (batch, source * gap, entry)."""
+
+    sources: list[int]
+    rates: Tensor
+
+
+def _coefficients(
     nodes: Sequence[Node],
     arrivals: Sequence[int],
     shares: Sequence[Sequence[float]],
-    states: dict[int, Tensor],
-    rates: dict[int, Tensor],
     weights: Callable[[float, int], np.ndarray],
-) -> Tensor:
-    """The states of one level: what their parents share plus one product of coefficients and velocities.
-
-    The states are added up outside the product, which may run in a lower precision than theirs (TF32).
-    """
-    parents = sorted({parent for index in arrivals for parent in nodes[index].parents})
-    column = {parent: position for position, parent in enumerate(parents)}
-    count = rates[parents[0]].shape[1]
-    go = np.zeros((len(arrivals), len(parents), count))
-    origins = []
-    for row, index in enumerate(arrivals):
-        pairs = list(zip(nodes[index].parents, shares[index], strict=True))
-        for parent, share in pairs:
+) -> dict[tuple[int, int], np.ndarray]:
+    """By (arrival, parent): what the parent's velocities are multiplied by, share * h * w(h)."""
+    found = {}
+    for index in arrivals:
+        for parent, share in zip(nodes[index].parents, shares[index], strict=True):
             step = nodes[index].time - nodes[parent].time
-            go[row, column[parent]] = share * step * weights(step, parent)
-        origins.append(torch.stack([share * states[parent] for parent, share in pairs]).sum(dim=0))
-    origin = torch.stack(origins, dim=1)
-    velocities = torch.stack([rates[parent] for parent in parents], dim=1).flatten(1, 2).to(origin)
-    with torch.autocast(origin.device.type, enabled=False):
-        moved = torch.tensor(go.reshape(len(arrivals), -1)).to(origin) @ velocities.flatten(2)
-    return origin + moved.unflatten(2, origin.shape[2:])
+            found[index, parent] = share * step * weights(step, parent)
+    return found
+
+
+def _origin(node: Node, shares: Sequence[float], states: dict[int, Tensor]) -> Tensor:
+    """What a node's parents share, added up outside any product that may run in a lower precision (TF32)."""
+    first, *others = zip(node.parents, shares, strict=True)
+    total = states[first[0]] if not others else first[1] * states[first[0]]
+    for parent, share in others:
+        total = total + share * states[parent]
+    return total
+
+
+def _displacement(
+    batch: _Batch, arrivals: Sequence[int], go: dict[tuple[int, int], np.ndarray], like: Tensor
+) -> Tensor:
+    """The part of the arrivals' displacements that comes from one batch of evaluated states: one product."""
+    gaps = batch.rates.shape[1] // len(batch.sources)
+    zero = np.zeros(gaps)
+    rows = [np.concatenate([go.get((index, source), zero) for source in batch.sources]) for index in arrivals]
+    with torch.autocast(like.device.type, enabled=False):
+        return torch.tensor(np.stack(rows)).to(like) @ batch.rates.to(like)
 
 
 def _levels(nodes: Sequence[Node]) -> list[int]:

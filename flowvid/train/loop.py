@@ -11,11 +11,13 @@ References:
 
 __all__ = ["Optimisation", "Progress", "fit"]
 
+import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,23 +76,27 @@ def fit(
     options: Optimisation,
     *,
     checkpoint: Path | None = None,
+    run: dict[str, Any] | None = None,
     save_seconds: float = 30.0,
     progress: Progress | None = None,
 ) -> float:
     """Train a network in place; it ends with its averaged weights. Returns the seconds this and earlier tries took.
+
+    An interruption inside a step of the optimiser leaves no whole state to save; then the last saved one counts.
 
     Arguments:
         network: What is trained.
         objective: The noise of a step to a scalar loss.
         options: How long and how.
         checkpoint: A file to continue from if it exists and to save to every ``save_seconds`` and when interrupted.
+        run: What else decides the result, anything JSON can hold; a checkpoint that names another one is refused.
         save_seconds: Seconds between saves.
         progress: Is told how far training is.
 
     Raises:
         ValueError: The loss is no longer finite, or the checkpoint belongs to another run.
     """
-    trainer = _Trainer(network, options)
+    trainer = _Trainer(network, options, json.loads(json.dumps(run)))
     if checkpoint is not None and checkpoint.exists():
         trainer.load(checkpoint)
     noise = Noise.batch(options.seed, options.batch)
@@ -101,16 +107,17 @@ def fit(
             trainer.advance(objective(noise.fold(trainer.step)))
             now = time.monotonic()
             trainer.seconds = before + now - clock
-            if progress is not None and (trainer.step % _REPORT_EVERY == 0 or trainer.step == options.steps):
-                progress(trainer.step, options.steps, trainer.running_loss())
+            if trainer.step % _REPORT_EVERY == 0 or trainer.step == options.steps:
+                loss = trainer.running_loss()
+                if progress is not None:
+                    progress(trainer.step, options.steps, loss)
             if checkpoint is not None and now - saved > save_seconds:
                 trainer.save(checkpoint)
                 saved = now
     except KeyboardInterrupt:
-        if checkpoint is not None:
+        if checkpoint is not None and trainer.whole:
             trainer.save(checkpoint)
         raise
-    trainer.running_loss()
     trainer.take_average()
     return trainer.seconds
 
@@ -118,15 +125,17 @@ def fit(
 class _Trainer:
     """The state of a run: the network, its average, the optimiser, and how far it is."""
 
-    def __init__(self, network: nn.Module, options: Optimisation) -> None:
+    def __init__(self, network: nn.Module, options: Optimisation, run: dict[str, Any] | None) -> None:
         self.network = network
         self.options = options
+        self.run = run
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.average = [parameter.detach().clone() for parameter in self.parameters]
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
         self.step = 0
+        self.whole = True
         self.seconds = 0.0
         self.loss = torch.zeros((), device=self.parameters[0].device)
 
@@ -137,11 +146,13 @@ class _Trainer:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.parameters, self.options.clip, foreach=True)
+        self.whole = False
         self.optimiser.step()
         keep = min(self.options.average, (self.step + 1) / (self.step + 10))
         torch._foreach_lerp_(self.average, [parameter.detach() for parameter in self.parameters], 1 - keep)
         self.loss = loss.detach() if self.step == 0 else torch.lerp(self.loss, loss.detach(), 0.02)
         self.step += 1
+        self.whole = True
 
     def running_loss(self) -> float:
         """The loss averaged over recent steps.
@@ -159,38 +170,50 @@ class _Trainer:
 
     def take_average(self) -> None:
         """Give the network its averaged weights."""
-        with torch.no_grad():
-            torch._foreach_copy_(self.parameters, self.average)
+        torch._foreach_copy_([parameter.detach() for parameter in self.parameters], self.average)
 
     def save(self, path: Path) -> None:
-        """Write everything that continuing needs."""
+        """Write everything that continuing needs.
+
+        Raises:
+            ValueError: Training diverged; a good checkpoint is not replaced by a useless one.
+        """
+        self.running_loss()
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= {f"average.{index}": tensor for index, tensor in enumerate(self.average)}
         for index, parameter in enumerate(self.parameters):
             for name, value in self.optimiser.state[parameter].items():
                 tensors[f"optimiser.{index}.{name}"] = value
         tensors["loss"] = self.loss
-        save_tensors(path, tensors, {"step": self.step, "seconds": self.seconds, "options": asdict(self.options)})
+        description = {"step": self.step, "seconds": self.seconds, "options": asdict(self.options), "run": self.run}
+        save_tensors(path, tensors, description)
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint.
 
         Raises:
-            ValueError: It belongs to another run.
+            ValueError: It belongs to another run, or is none.
         """
         tensors, description = load_tensors(path, device=str(self.loss.device))
-        if description["options"] != asdict(self.options):
+        for theirs, mine in ((description.get("options"), asdict(self.options)), (description.get("run"), self.run)):
+            if theirs and mine and theirs != mine:
+                names = sorted(name for name in theirs.keys() | mine.keys() if theirs.get(name) != mine.get(name))
+                details = "; ".join(f"{name}: {theirs.get(name)} there, {mine.get(name)} here" for name in names)
+                raise ValueError(
+                    f"The checkpoint {path} belongs to another run ({details}). Use the same options, another "
+                    "folder, or delete the checkpoint."
+                )
+        try:
+            self.network.load_state_dict(_under(tensors, "network."))
+            for index, average in enumerate(self.average):
+                average.copy_(tensors[f"average.{index}"])
+            self.loss, self.step, self.seconds = tensors["loss"], description["step"], description["seconds"]
+        except (KeyError, RuntimeError) as error:
             raise ValueError(
-                f"The checkpoint {path} was made with {description['options']}, but this run has "
-                f"{asdict(self.options)}. Use the same options, another folder, or delete the checkpoint."
-            )
-        self.network.load_state_dict(_under(tensors, "network."))
-        for index, average in enumerate(self.average):
-            average.copy_(tensors[f"average.{index}"])
+                f"{path} is not a checkpoint of this network ({error}). Use another folder, or delete it."
+            ) from error
         for index, parameter in enumerate(self.parameters):
             self.optimiser.state[parameter] = _under(tensors, f"optimiser.{index}.")
-        self.loss = tensors["loss"]
-        self.step, self.seconds = description["step"], description["seconds"]
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

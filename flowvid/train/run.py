@@ -49,7 +49,8 @@ class Run:
         model: Optimisation of every model.
 
     Raises:
-        ValueError: A clip is shorter than twice the reach, or the reach than the longest gap.
+        ValueError: A clip is shorter than twice the reach, or the reach than the longest gap; or a number is one that
+            the codec or the trunk cannot have.
     """
 
     world: World = field(default_factory=World)
@@ -72,6 +73,14 @@ class Run:
                 f"least twice the reach and two frames; got reach={self.reach}, clip_frames={self.clip_frames}."
             )
 
+        if not self.frame > 0 or min(self.clips, self.validation_clips, self.channels, self.scales) < 1:
+            raise ValueError(f"Expected a positive frame and at least one clip, channel and scale; got {self}.")
+        if self.width < 8 or self.width % 8 or self.codec_width < 2 or self.codec_width % 2 or self.world.canvas % 4:
+            raise ValueError(
+                "The width must be a multiple of 8, the width of the codec even, and the canvas a multiple of 4; "
+                f"got width={self.width}, codec_width={self.codec_width}, canvas={self.world.canvas}."
+            )
+
     @property
     def horizon(self) -> float:
         """Seconds that every model is trained to look ahead."""
@@ -86,8 +95,8 @@ class Run:
     def of(description: dict[str, Any]) -> "Run":
         """The run of a description, as it is stored beside weights."""
         parts = dict(description)
-        world = {name: tuple(x) if isinstance(x, list) else x for name, x in parts["world"].items()}
-        parts |= {"world": World(**world)}
+        world: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in parts["world"].items()}
+        parts["world"] = World(**world)
         parts |= {name: Optimisation(**parts[name]) for name in ("codec", "model")}
         return Run(**parts)
 
@@ -149,7 +158,8 @@ def train_codec(run: Run, folder: Path, *, device: str = "cpu", progress: Progre
         return network.loss(_unpacked(pixels[chosen]), noise)
 
     partial = folder / "codec.partial.safetensors"
-    seconds = fit(network, objective, run.codec, checkpoint=partial, progress=progress)
+    decisive = {name: value for name, value in asdict(run).items() if name not in _NOT_OF_THE_CODEC}
+    seconds = fit(network, objective, run.codec, checkpoint=partial, run=decisive, progress=progress)
     stride = max(1, len(pixels) // 4096)
     network.normalise(_unpacked(pixels[::stride]))
     network.requires_grad_(False)
@@ -192,7 +202,7 @@ def train_model(
         return network.loss(Trajectory(data.states[chosen], data.times), noise)
 
     partial = path.with_suffix(".partial.safetensors")
-    seconds = fit(network, objective, run.model, checkpoint=partial, progress=progress)
+    seconds = fit(network, objective, run.model, checkpoint=partial, run=asdict(run), progress=progress)
     network.requires_grad_(False)
     network.finish(bank("validation"))
     save_tensors(path, network.state_dict(), {"kind": name, "run": asdict(run), "seconds": seconds})
@@ -209,7 +219,7 @@ def load_codec(path: Path, *, run: Run | None = None, device: str = "cpu") -> Sa
     tensors, description = load_tensors(path, device=device)
     found = _checked(path, description, ("codec",), run, _NOT_OF_THE_CODEC)
     network = Autoencoder(1, channels=found.channels, width=found.codec_width).to(device)
-    network.load_state_dict(tensors)
+    _fill(network, tensors, path)
     return Saved(network.requires_grad_(False), found, description["seconds"])
 
 
@@ -222,7 +232,7 @@ def load_model(path: Path, *, run: Run | None = None, device: str = "cpu") -> Sa
     tensors, description = load_tensors(path, device=device)
     found = _checked(path, description, None, run, ())
     network = _build(description["kind"], found).to(device)
-    network.load_state_dict(tensors)
+    _fill(network, tensors, path)
     return Saved(network.requires_grad_(False), found, description["seconds"])
 
 
@@ -243,10 +253,13 @@ def _checked(
 ) -> Run:
     """The run in a description; ``free`` fields may differ from the wanted run."""
     kind = description.get("kind")
-    if "run" not in description or (kinds is None) == (kind == "codec"):
+    if kind is None or (kinds is None) == (kind == "codec"):
         wanted = "codec" if kinds else "model"
         raise ValueError(f"{path} holds {kind or 'a half-trained network'}, not a finished {wanted}.")
-    found = Run.of(description["run"])
+    try:
+        found = Run.of(description["run"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} was made by another version of flowvid ({error}); train it again.") from error
     differing = [
         part.name
         for part in dataclasses.fields(Run)
@@ -256,6 +269,13 @@ def _checked(
         details = "; ".join(f"{name}: {getattr(found, name)} there, {getattr(run, name)} here" for name in differing)
         raise ValueError(f"{path} belongs to another run ({details}). Use another folder, or delete it to train anew.")
     return found
+
+
+def _fill(network: Codec | LearnedModel, tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{path} was made by another version of flowvid ({error}); train it again.") from error
 
 
 def _frames(run: Run, device: str) -> Tensor:
