@@ -108,7 +108,7 @@ def colours(channels: int) -> Tensor:
 @pytest.mark.parametrize("zoom", [1, 3])
 def test_a_video_has_its_frames_size_and_colours(tmp_path: Path, channels: int, zoom: int) -> None:
     frames = colours(channels)
-    write_video(tmp_path / "film.mp4", frames, fps=8, zoom=zoom)
+    write_video(tmp_path / "film.mp4", frames, fps=8.0, zoom=zoom)
     pixels = read(tmp_path / "film.mp4")[0]
     assert pixels.shape == (5, 12 * zoom, 10 * zoom, 3)
     expected = ((frames[:, :, 0, 0] + 1) * 127.5).expand(-1, 3).numpy()
@@ -127,7 +127,7 @@ def test_a_video_has_its_rate_and_times(tmp_path: Path, fps: float) -> None:
 def test_odd_sides_gain_one_row_or_column_and_lose_nothing(tmp_path: Path, height: int, width: int, zoom: int) -> None:
     frames = torch.zeros(3, 1, height, width)
     frames[:, :, 0, 0] = 1
-    write_video(tmp_path / "film.mp4", frames, fps=5, zoom=zoom)
+    write_video(tmp_path / "film.mp4", frames, fps=5.0, zoom=zoom)
     pixels = read(tmp_path / "film.mp4")[0]
     tall, wide = height * zoom, width * zoom
     assert pixels.shape == (3, tall + tall % 2, wide + wide % 2, 3)
@@ -137,7 +137,7 @@ def test_odd_sides_gain_one_row_or_column_and_lose_nothing(tmp_path: Path, heigh
 
 def test_pixels_beyond_the_range_are_clipped(tmp_path: Path) -> None:
     frames = torch.cat((torch.full((1, 1, 8, 8), -5.0), torch.full((1, 1, 8, 8), 5.0)))
-    write_video(tmp_path / "film.mp4", frames, fps=1)
+    write_video(tmp_path / "film.mp4", frames, fps=1.0)
     means = read(tmp_path / "film.mp4")[0].mean(axis=(1, 2, 3))
     assert means == pytest.approx([0, 255], abs=4)
 
@@ -145,15 +145,15 @@ def test_pixels_beyond_the_range_are_clipped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "frames", "options", "message"),
     [
-        ("film.avi", torch.zeros(1, 1, 4, 4), {"fps": 5}, r"written as \.mp4; got film\.avi"),
-        ("film.mp4", torch.zeros(1, 2, 4, 4), {"fps": 5}, r"1 or 3 channels.*\(1, 2, 4, 4\)"),
-        ("film.mp4", torch.zeros(0, 1, 4, 4), {"fps": 5}, r"at least one frame.*\(0, 1, 4, 4\)"),
-        ("film.mp4", torch.zeros(1, 1, 4, 4), {"fps": 0}, "fps >= 0.001.*fps=0"),
+        ("film.avi", torch.zeros(1, 1, 4, 4), {"fps": 5.0}, r"written as \.mp4; got film\.avi"),
+        ("film.mp4", torch.zeros(1, 2, 4, 4), {"fps": 5.0}, r"1 or 3 channels.*\(1, 2, 4, 4\)"),
+        ("film.mp4", torch.zeros(0, 1, 4, 4), {"fps": 5.0}, r"at least one frame.*\(0, 1, 4, 4\)"),
+        ("film.mp4", torch.zeros(1, 1, 4, 4), {"fps": 0.0}, "fps >= 0.001.*fps=0.0"),
         ("film.mp4", torch.zeros(1, 1, 4, 4), {"fps": 1e-5}, "fps >= 0.001.*fps=1e-05"),
         ("film.mp4", torch.zeros(1, 1, 4, 4), {"fps": math.inf}, "fps=inf"),
         ("film.mp4", torch.zeros(1, 1, 4, 4), {"fps": math.nan}, "fps=nan"),
-        ("film.mp4", torch.zeros(1, 1, 4, 4), {"fps": 5, "zoom": 0}, "zoom=0"),
-        ("film.mp4", torch.full((1, 1, 4, 4), math.nan), {"fps": 5}, "NaN"),
+        ("film.mp4", torch.zeros(1, 1, 4, 4), {"fps": 5.0, "zoom": 0}, "zoom=0"),
+        ("film.mp4", torch.full((1, 1, 4, 4), math.nan), {"fps": 5.0}, "NaN"),
     ],
 )
 def test_refuses_what_is_no_video(tmp_path: Path, name: str, frames: Tensor, options: dict, message: str) -> None:

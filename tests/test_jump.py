@@ -124,8 +124,9 @@ def test_plans_jump_from_earlier_nodes_and_never_further_than_the_longest_gap(ta
         assert all(0 < abs(span) <= max(FORWARD) + 1e-9 for span in spans)
         if spacing is None:
             assert len(spans) <= 1
-        elif len(spans) == 2:
-            assert spans[1] < 0 < spans[0]
+        elif spans:
+            assert spans[0] > 0
+            assert all(span < 0 or any(abs(span - gap) < 1e-9 for gap in FORWARD) for span in spans[1:])
 
 
 @given(tasks())
@@ -233,7 +234,7 @@ def test_p9_errors_of_jumps_add_up_over_the_bits_of_a_frame(count: int, longest:
     assert torch.allclose(found, 0.01 * torch.tensor(jumps, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("longest", "depth"), [(16, 4), (8, 4)])
+@pytest.mark.parametrize(("longest", "depth"), [(16, 4), (8, 5)])
 def test_two_sided_takes_a_quarter_of_the_frames_and_one_more_evaluation(longest: int, depth: int) -> None:
     gaps = [2.0**k for k in range(longest.bit_length())]
     nodes = two_sided_plan([0.0], [float(n) for n in range(16)], gaps, spacing=4)

@@ -24,7 +24,10 @@ def multiply_adds(work: Callable[[], Any]) -> int:
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
-    """Most bytes held at once by tensors that operations inside ``work`` made, on any device."""
+    """Most bytes held at once by tensors that operations inside ``work`` made, on any device.
+
+    What was there before, weights and inputs, does not count, and neither do views of it.
+    """
     with _LiveTensors() as live:
         work()
     return live.peak
@@ -63,15 +66,23 @@ class _LiveTensors(TorchDispatchMode):
         self.peak = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        before = {self._address(tensor) for tensor in self._tensors((args, kwargs))} - self.users.keys()
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.device.type != "meta":
+        for tensor in self._tensors(result):
+            if self._address(tensor) not in before:
                 self._follow(tensor)
         return result
 
+    @staticmethod
+    def _tensors(values: Any) -> list[Tensor]:
+        return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.device.type != "meta"]
+
+    @staticmethod
+    def _address(tensor: Tensor) -> int:
+        return tensor.untyped_storage().data_ptr()
+
     def _follow(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        address, size = storage.data_ptr(), storage.nbytes()
+        address, size = self._address(tensor), tensor.untyped_storage().nbytes()
         if self.users[address] == 0:
             self.current += size
             self.peak = max(self.peak, self.current)
@@ -81,4 +92,5 @@ class _LiveTensors(TorchDispatchMode):
     def _release(self, address: int, size: int) -> None:
         self.users[address] -= 1
         if self.users[address] == 0:
+            del self.users[address]
             self.current -= size

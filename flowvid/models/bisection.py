@@ -15,7 +15,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from flowvid.dynamics.state import Anchor, Query, Surroundings, query_channels
-from flowvid.models.frames import check_frame_step, place_known, state_at, still
+from flowvid.models.frames import check_clips, not_known, place_known, state_at, still
 from flowvid.models.video_model import LearnedModel, refuse_solver
 from flowvid.networks.trunk import Trunk
 from flowvid.noise import Noise
@@ -72,8 +72,12 @@ class RecursiveBisection(LearnedModel):
         return ("bisection",)
 
     def prepare(self, trajectory: Trajectory) -> None:
-        """Measure how far midpoints lie from the mean of their ends, at every distance."""
-        check_frame_step(trajectory, self.frame)
+        """Measure how far midpoints lie from the mean of their ends, at every distance.
+
+        Raises:
+            ValueError: The clips are not spaced by the model's frame, or too short for the longest distance.
+        """
+        check_clips(trajectory, self.frame, least=2**self.levels + 2)
         latents = trajectory.states
         velocities = latents.diff(dim=1) / self.frame
         rows = []
@@ -101,24 +105,31 @@ class RecursiveBisection(LearnedModel):
         return self._mean(left, right, left_moving, right_moving) + correction.flatten(1, 2)
 
     def loss(self, trajectory: Trajectory, noise: Noise) -> Float[Tensor, ""]:
-        """Mean squared error of midpoints of random intervals, in units of their typical deviation."""
+        """Mean squared error of midpoints of random intervals, in units of their typical deviation.
+
+        An interval lies anywhere in its clip; one with an end of the model's own is half of a longer one that does.
+
+        Raises:
+            ValueError: The clips are not spaced by the model's frame, or too short for the longest distance.
+        """
+        check_clips(trajectory, self.frame, least=2**self.levels + 2)
         count = trajectory.states.shape[1]
         device = trajectory.states.device
         level = noise.integers("level", 0, self.levels, device=device)
         gap = 2 ** (level + 1)
-        span = 2**self.levels
-        left = noise.integers("left", 1 + span, count - 2 * span, device=device)
         flags = noise.uniform("flags", 3, device=device)
-        ends = [self._state(trajectory, left), self._state(trajectory, left + gap)]
         moving = [flags[:, 0] < 0.85, (flags[:, 1] < 0.5) & (level < self.levels - 1)]
         own = (flags[:, 2] < 0.5) & (level < self.levels - 1)
+        side = noise.uniform("side", device=device) < 0.5
+        whole = torch.where(own, 2 * gap, gap)
+        start = 1 + (noise.uniform("start", device=device, dtype=torch.float64) * (count - 1 - whole)).long()
+        left = torch.where(own & side, start + gap, start)
+        ends = [self._state(trajectory, left), self._state(trajectory, left + gap)]
         with torch.no_grad():
-            side = noise.uniform("side", device=device) < 0.5
-            start = torch.where(side, left - gap, left)
             reached = self.midpoint(
                 still(self._state(trajectory, start), moving[0]),
-                still(self._state(trajectory, start + 2 * gap), moving[1]),
-                2 * gap * self.frame,
+                still(self._state(trajectory, start + whole), moving[1]),
+                whole * self.frame,
                 moving[0],
                 moving[1],
             )
@@ -141,7 +152,7 @@ class RecursiveBisection(LearnedModel):
         first = around.start
         states = torch.stack([around.state(index) for index in range(first, len(around.times))], dim=1)
         points = as_times(times).tolist()
-        wanted = [time for time in points if time not in known.times.tolist()]
+        wanted = not_known(points, known)
         if not wanted:
             return Solution(known.at(*points), 0, 0)
         found, evaluations, depth = bisect(

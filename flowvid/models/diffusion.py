@@ -14,6 +14,7 @@ References:
 __all__ = ["ClipDiffusion"]
 
 import math
+import re
 from collections.abc import Sequence
 
 import torch
@@ -21,8 +22,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowvid.denoise.ddim import add_noise, ddim, v_target
-from flowvid.models.frames import check_frame_step, take
-from flowvid.models.video_model import LearnedModel, refuse_solver
+from flowvid.models.frames import check_clips, not_known, take
+from flowvid.models.video_model import LearnedModel
 from flowvid.networks.trunk import Trunk
 from flowvid.noise import Noise
 from flowvid.solve.solution import Solution
@@ -41,12 +42,17 @@ class ClipDiffusion(LearnedModel):
         width: Width of the trunk.
         parameters: The number of parameters to match.
         steps: DDIM steps of the solver "ddim".
+
+    Raises:
+        ValueError: There are no steps, or fewer than three frames.
     """
 
     def __init__(
         self, channels: int, *, frame: float, frames: int = 18, width: int = 48, parameters: int, steps: int = 50
     ) -> None:
         super().__init__()
+        if steps < 1 or frames < 3:
+            raise ValueError(f"Expected at least one step and a window of at least 3 frames; got {steps} and {frames}.")
         self.frame = frame
         self.window = frames
         self.channels = channels
@@ -60,8 +66,12 @@ class ClipDiffusion(LearnedModel):
         return ("ddim", "ddim-N")
 
     def prepare(self, trajectory: Trajectory) -> None:
-        """Check the frame spacing; latents are normalised already."""
-        check_frame_step(trajectory, self.frame)
+        """Check the clips; latents are normalised already.
+
+        Raises:
+            ValueError: The clips are not spaced by the model's frame, or shorter than the window.
+        """
+        check_clips(trajectory, self.frame, least=self.window)
 
     def v(
         self,
@@ -81,7 +91,12 @@ class ClipDiffusion(LearnedModel):
         return self.trunk(grid, level[:, None]).unflatten(1, (self.window, self.channels))
 
     def loss(self, trajectory: Trajectory, noise: Noise) -> Float[Tensor, ""]:
-        """Mean squared error of v on the unknown frames of random windows at random levels."""
+        """Mean squared error of v on the unknown frames of random windows at random levels.
+
+        Raises:
+            ValueError: The clips are not spaced by the model's frame, or shorter than the window.
+        """
+        check_clips(trajectory, self.frame, least=self.window)
         count = trajectory.states.shape[1]
         device = trajectory.states.device
         first = noise.integers("first", 0, count - self.window + 1, device=device)
@@ -101,13 +116,19 @@ class ClipDiffusion(LearnedModel):
         """States on the frame grid of the known frames, linear between; see `VideoModel.sample`."""
         steps = self._count_steps(solver)
         known, wanted = condition.require(), as_times(times)
-        origin = known.times[0].item()
+        first = known.times[0].item()
+        if wanted[0] < first - _CLOSE:
+            raise ValueError(
+                f"This model answers times from the first known frame on, {first} s; got {wanted[0].item()} s."
+            )
+        if len(noise) != len(known):
+            raise ValueError(f"Sampling needs one seed for each of the {len(known)} samples; got {len(noise)}.")
+        has_context = bool(((known.times - first - self.frame).abs() < _CLOSE).any())
+        origin = first if has_context else first - self.frame
         numbers = [self._number(time - origin) for time in known.times.tolist()]
         last = math.ceil((wanted[-1].item() - origin) / self.frame - _CLOSE)
-        if wanted[0] < origin - _CLOSE:
-            raise ValueError(
-                f"This model answers times from the first known frame on, {origin} s; got {wanted[0].item()} s."
-            )
+        if not not_known(wanted.tolist(), known):
+            return Solution(Trajectory(known.at(*wanted.tolist()).states, wanted), 0, 0)
         frames = {number: known.states[:, index] for index, number in enumerate(numbers)}
         windows, start = 0, 0
         while windows == 0 or start + self.window <= last:
@@ -142,11 +163,13 @@ class ClipDiffusion(LearnedModel):
         return (number == 1) | ((number == 0) & ~lone) | (number == end)
 
     def _count_steps(self, solver: str | None) -> int:
-        stated = (solver or "").removeprefix("ddim-")
-        if stated.isdigit() and int(stated) > 0:
-            return int(stated)
-        refuse_solver(self, solver)
-        return self.steps
+        if solver in (None, "ddim"):
+            return self.steps
+        stated = re.fullmatch("ddim-([1-9][0-9]*)", solver)
+        if stated is None:
+            known = ", ".join(self.solvers)
+            raise ValueError(f"ClipDiffusion knows the solvers {known}, with N steps, N >= 1; got {solver!r}.")
+        return int(stated[1])
 
     def _number(self, offset: float) -> int:
         number = round(offset / self.frame)

@@ -1,6 +1,6 @@
 """States and anchors taken from training clips, and known frames put back: what the models share."""
 
-__all__ = ["anchor_at", "check_frame_step", "place_known", "state_at", "still", "take"]
+__all__ = ["anchor_at", "check_clips", "check_frame_step", "not_known", "place_known", "state_at", "still", "take"]
 
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from flowvid.dynamics.state import Anchor
 from flowvid.video import Trajectory, as_times
+
+_CLOSE = 1e-9
 
 
 def check_frame_step(trajectory: Trajectory, frame: float) -> None:
@@ -21,6 +23,17 @@ def check_frame_step(trajectory: Trajectory, frame: float) -> None:
     steps = trajectory.times.diff()
     if len(steps) == 0 or bool(((steps - frame).abs() > 1e-9).any()):
         raise ValueError(f"This model trains on frames {frame} s apart; got times {trajectory.times.tolist()} s.")
+
+
+def check_clips(trajectory: Trajectory, frame: float, *, least: int) -> None:
+    """Refuse training clips that are not evenly spaced by ``frame`` seconds or have fewer than ``least`` frames.
+
+    Raises:
+        ValueError: They are not, or have fewer.
+    """
+    check_frame_step(trajectory, frame)
+    if len(trajectory.times) < least:
+        raise ValueError(f"This model trains on clips of at least {least} frames; got {len(trajectory.times)}.")
 
 
 def take(
@@ -57,6 +70,12 @@ def anchor_at(
     return Anchor(state, flags, (at - index).to(state.dtype) * frame)
 
 
+def not_known(times: Sequence[float], known: Trajectory) -> list[float]:
+    """The times at which nothing is known."""
+    given = known.times.tolist()
+    return [time for time in times if _position(time, given) is None]
+
+
 def place_known(
     found: Mapping[float, Float[Tensor, "batch channel height width"]], times: Sequence[float], known: Trajectory
 ) -> Trajectory:
@@ -67,6 +86,13 @@ def place_known(
         times: Increasing seconds.
         known: The known states.
     """
-    given = {time: known.states[:, index] for index, time in enumerate(known.times.tolist())}
-    states = [given[time] if time in given else found[time] for time in as_times(times).tolist()]
-    return Trajectory(torch.stack(states, dim=1), as_times(times))
+    points, given = as_times(times), known.times.tolist()
+    at = [_position(time, given) for time in points.tolist()]
+    states = [found[time] if i is None else known.states[:, i] for time, i in zip(points.tolist(), at, strict=True)]
+    return Trajectory(torch.stack(states, dim=1), points)
+
+
+def _position(time: float, given: Sequence[float]) -> int | None:
+    """The index of a known time, met to within rounding."""
+    nearest = min(range(len(given)), key=lambda index: abs(given[index] - time))
+    return nearest if abs(given[nearest] - time) <= _CLOSE else None

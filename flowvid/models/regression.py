@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowvid.dynamics.state import Anchor, Query, Surroundings, query_channels
-from flowvid.models.frames import anchor_at, check_frame_step, place_known, state_at, still, take
+from flowvid.models.frames import anchor_at, check_clips, not_known, place_known, state_at, still, take
 from flowvid.models.video_model import LearnedModel, refuse_solver
 from flowvid.networks.trunk import Trunk
 from flowvid.noise import Noise
@@ -51,8 +51,12 @@ class DirectRegression(LearnedModel):
         return ("direct",)
 
     def prepare(self, trajectory: Trajectory) -> None:
-        """Measure the root structure function at every gap."""
-        check_frame_step(trajectory, self.frame)
+        """Measure the root structure function at every gap.
+
+        Raises:
+            ValueError: The clips are not spaced by the model's frame, or too short for the longest gap.
+        """
+        check_clips(trajectory, self.frame, least=self.reach + 2)
         latents = trajectory.states
         for gap in range(1, self.reach + 1):
             self.scale[gap] = (latents[:, gap:] - latents[:, :-gap]).square().mean().sqrt()
@@ -71,7 +75,12 @@ class DirectRegression(LearnedModel):
         return query.latent + ratio * (query.future.latent - query.latent) + size * output
 
     def loss(self, trajectory: Trajectory, noise: Noise) -> Float[Tensor, ""]:
-        """Mean squared error at random gaps, in units of the structure function."""
+        """Mean squared error at random gaps, in units of the structure function.
+
+        Raises:
+            ValueError: The clips are not spaced by the model's frame, or too short for the longest gap.
+        """
+        check_clips(trajectory, self.frame, least=self.reach + 2)
         count = trajectory.states.shape[1]
         device = trajectory.states.device
         index = noise.integers("index", 1, count - self.reach, device=device)
@@ -95,7 +104,7 @@ class DirectRegression(LearnedModel):
         known = condition.require()
         around = Surroundings(condition, gap=self.frame)
         points = as_times(times).tolist()
-        wanted = [time for time in points if time not in known.times.tolist()]
+        wanted = not_known(points, known)
         if not wanted:
             return Solution(known.at(*points), 0, 0)
         first = around.times[around.start]

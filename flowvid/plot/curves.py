@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from flowvid.data.files import write_atomically
 
 _COLOURS = {
+    "multi-scale, ODE solvers": "#ff7f0e",
     "multi-scale": "#d62728",
     "direct": "#1f77b4",
     "bisection": "#2ca02c",

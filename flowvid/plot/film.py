@@ -45,7 +45,16 @@ def film_strips(
         path: The PNG.
         panels: (title, times in seconds, strips).
         known: Times of each panel that were known to the methods, which are framed.
+
+    Raises:
+        ValueError: A strip does not have one frame for each time, or the lists differ in length.
     """
+    for title, times, strips in panels:
+        for strip in strips:
+            if len(strip.frames) != len(times):
+                raise ValueError(
+                    f"{title}: {strip.name} has {len(strip.frames)} frames for {len(times)} times; one frame for each."
+                )
     counts = [2 * len(strips) - 1 for _, _, strips in panels]
     columns = max(len(times) for _, times, _ in panels)
     figure = Figure(figsize=(1.9 + 0.62 * columns, 0.64 * sum(counts) + 0.8 * len(panels)), dpi=130)
@@ -76,7 +85,13 @@ def side_by_side(
         clips: For each clip the same methods in the same order, with equal numbers of frames.
         zoom: Side of a pixel.
         captions: One line below the picture for each frame.
+
+    Raises:
+        ValueError: Strips or captions differ in number of frames.
     """
+    lengths = {len(strip.frames) for strips in clips for strip in strips} | {len(captions)}
+    if len(lengths) > 1:
+        raise ValueError(f"Every strip needs as many frames as there are captions; got {sorted(lengths)} of them.")
     border = 2
     rows = []
     for strips in clips:

@@ -7,9 +7,10 @@ nodes with parents, computed on the host before any network runs; one executor s
 
 - `fenwick_plan` goes forward: frame n comes from n - lowbit(n). For N frames that is N / 2 evaluations in depth
   log2 N, and frame n carries popcount(n) errors instead of n (SCIENCE P9).
-- `two_sided_plan` uses gaps of both signs: far anchors first, then times between two states are reached from both
-  and the estimates are averaged by their precision (P17). For N frames that is N / 4 + 1 evaluations. A known last
-  frame is one more anchor; recursive bisection is the special case of equal weights at midpoints.
+- `two_sided_plan` uses gaps of both signs: far anchors first, then times between them, each reached from every
+  evaluated state a gap away, and the estimates are averaged by their precision (P17). For N frames that is N / 4 + 1
+  evaluations. A known last frame is one more anchor; recursive bisection is the special case of equal weights at
+  midpoints.
 
 The precision of an estimate is 1 / (error(h)^2 + variance of the state it starts from), with error(h) the measured
 error of a displacement over h (P6); a known state has variance zero, so near a known frame all weight moves there.
@@ -117,16 +118,41 @@ def two_sided_plan(
     nodes = [Node(time) for time in known]
     backbone = [0]
     for right in range(1, len(known)):
-        chain = _march(nodes, backbone[-1], nodes[right].time - 2 * longest, longest, longest)
+        chain = _march(nodes, backbone[-1], nodes[right].time - 2 * longest, (longest, longest), shortest * spacing)
         backbone += _filled(nodes, [*chain, right], shortest * spacing, (shortest, longest))
-    chain = _march(nodes, backbone[-1], max(times), shortest, longest)
+    chain = _march(nodes, backbone[-1], max(times), (shortest, longest), shortest * spacing)
     backbone += _filled(nodes, chain, shortest * spacing, (shortest, longest))
     placed = np.array([nodes[node].time for node in backbone])
     for time in sorted(set(times)):
         right = int(np.searchsorted(placed, time - _CLOSE))
         if abs(placed[min(right, len(placed) - 1)] - time) > _CLOSE:
             nodes.append(Node(time, (backbone[right - 1], backbone[right])))
-    return _needed(nodes, times)
+    return _woven(_needed(nodes, times), gaps)
+
+
+def _woven(nodes: list[Node], gaps: Sequence[float]) -> list[Node]:
+    """The plan in which every node is also reached from each state a gap away that is evaluated no later than others.
+
+    Nothing is evaluated for it and no chain becomes longer: only states of lower levels that have children count.
+    """
+    level = _levels(nodes)
+    busy = sorted({parent for node in nodes for parent in node.parents}, key=lambda index: nodes[index].time)
+    times = np.array([nodes[index].time for index in busy])
+    order = sorted(range(len(nodes)), key=lambda index: level[index])
+    renumbered = {index: place for place, index in enumerate(order)}
+    woven = []
+    for index in order:
+        node = nodes[index]
+        near = [busy[place] for gap in gaps for step in (-gap, gap) for place in _at(times, node.time + step)]
+        more = [other for other in near if level[other] < level[index] and other not in node.parents]
+        woven.append(Node(node.time, tuple(renumbered[parent] for parent in (*node.parents, *more))))
+    return woven
+
+
+def _at(times: np.ndarray, time: float) -> list[int]:
+    """The place of a time among sorted times, if it is there."""
+    place = int(np.searchsorted(times, time - _CLOSE))
+    return [place] if place < len(times) and abs(times[place] - time) <= _CLOSE else []
 
 
 def _dyadic(gaps: Sequence[float]) -> tuple[float, float]:
@@ -137,12 +163,22 @@ def _dyadic(gaps: Sequence[float]) -> tuple[float, float]:
     return min(gaps), max(gaps)
 
 
-def _march(nodes: list[Node], left: int, until: float, shortest: float, longest: float) -> list[int]:
-    """Jumps forward until a time is reached, each the longest gap or, for a short rest, the least that reaches it."""
+def _march(nodes: list[Node], left: int, until: float, gaps: tuple[float, float], spacing: float) -> list[int]:
+    """Jumps forward until a time is reached, each the longest gap or, for a short rest, the least that reaches it.
+
+    Where states between are evaluated anyway, the middle of a jump comes first, so that its end is reached in one
+    jump and in two: more accurate ends, at one more level for each jump after the first.
+    """
     chain = [left]
     while (rest := until - nodes[chain[-1]].time) > _CLOSE:
-        gap = min(longest, shortest * 2.0 ** max(0, math.ceil(math.log2(rest / shortest) - _CLOSE)))
-        nodes.append(Node(nodes[chain[-1]].time + gap, (chain[-1],)))
+        gap = min(gaps[1], gaps[0] * 2.0 ** max(0, math.ceil(math.log2(rest / gaps[0]) - _CLOSE)))
+        start = nodes[chain[-1]].time
+        if gap >= 2 * spacing * (1 - _CLOSE):
+            nodes.append(Node(start + gap / 2, (chain[-1],)))
+            chain.append(len(nodes) - 1)
+            nodes.append(Node(start + gap, (chain[-2], chain[-1])))
+        else:
+            nodes.append(Node(start + gap, (chain[-1],)))
         chain.append(len(nodes) - 1)
     return chain
 

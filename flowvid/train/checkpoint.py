@@ -36,6 +36,8 @@ def load_tensors(path: Path, *, device: str = "cpu") -> tuple[dict[str, Tensor],
     try:
         with safe_open(path, framework="pt", device=device) as handle:
             description = json.loads((handle.metadata() or {})["description"])
+            if not isinstance(description, dict):
+                raise KeyError("description")
             names = handle.keys()
             return {name: handle.get_tensor(name) for name in names}, description
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
