@@ -1,6 +1,6 @@
 """Writes the README's table from the results of the main comparison; nothing in it is typed by hand.
 
-    python -m experiments.readme
+python -m experiments.readme
 """
 
 __all__ = ["main", "rewritten"]
@@ -82,8 +82,8 @@ def _table(content: dict[str, Any]) -> str:
         f"{len(study['seeds'])} seeds; {run['model']['steps']} steps of batch {run['model']['batch']}, "
         f"{min(content['parameters'].values())} to {max(content['parameters'].values())} parameters. Seconds are for "
         f"{study['timing_clips']} clips of {run['reach'] + 1} frames on {environment['device']} with "
-        f"{environment['threads']} threads. The row multi-scale is, for each task and seed, the way of moving along the "
-        f"one trained field that did best on validation clips.",
+        f"{environment['threads']} threads. The row multi-scale is, for each task and seed, the way of moving along "
+        "the one trained field that did best on validation clips.",
     ]
     return "\n".join(lines)
 

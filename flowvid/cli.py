@@ -53,7 +53,9 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="train all rivals on moving digits, compare and draw them")
     _common(demo)
-    demo.add_argument("--scale", choices=("demo", "quick"), default="demo", help="quick: seconds, to see it run")
+    demo.add_argument(
+        "--scale", choices=("demo", "quick"), default="demo", help="quick: to see it run; default: %(default)s"
+    )
     demo.set_defaults(command=_demo)
 
     train = commands.add_parser("train", help="train the codec and one model, or all of them")
@@ -75,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         "--model", type=Path, required=True, help="a model file, such as out/demo/models/multiscale-seed0.safetensors"
     )
     sample.add_argument("--codec", type=Path, help="the codec file; default: codec.safetensors beside the model")
-    sample.add_argument("--solver", help="how to move; a wrong name lists those the model knows")
+    sample.add_argument(
+        "--solver", help="how to move; a wrong name lists those the model knows; default: the model's first"
+    )
     sample.add_argument(
         "--times", type=_times, default=_times("0:2:0.125"), help="start:stop:step in seconds; default: 0:2:0.125"
     )
@@ -103,7 +107,9 @@ def _common(
 ) -> None:
     parser.add_argument("--out", type=Path, default=default, help=f"{what}; default: %(default)s")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    parser.add_argument("--device", default=device, help="default: cuda where there is one; here %(default)s")
+    parser.add_argument(
+        "--device", type=_device, default=device, help="default: cuda where there is one; here %(default)s"
+    )
     parser.add_argument(
         "--threads",
         type=_positive,
@@ -154,7 +160,8 @@ def _sample(options: argparse.Namespace) -> None:
         seconds = time.perf_counter() - start
         video = codec.decode(solution.trajectory)
     steps = video.times.diff()
-    fps = options.fps or (1 / float(steps.median()) if len(steps) else 1.0)
+    real_time = 1 / float(steps.median()) if len(steps) else 1.0
+    fps = real_time if options.fps is None else options.fps
     write_video(options.out, video.frames[0], fps=fps, zoom=8)
     print(
         f"Wrote {options.out}: {len(video.times)} frames, {solution.evaluations:g} evaluations in depth "
@@ -196,10 +203,19 @@ class ProgressBar:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text}")
-    return value
+    return int(text)
+
+
+def _device(text: str) -> str:
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError) as error:
+        raise argparse.ArgumentTypeError(
+            f"expected a device that is there, such as cpu or cuda, got {text!r}"
+        ) from error
+    return text
 
 
 def _seconds(text: str) -> list[float]:

@@ -1,4 +1,4 @@
-"""Checkpoints and runs: what is saved returns, what is half done is continued to the bit, and what is foreign is refused."""
+"""Checkpoints and runs: what is saved returns, what is half done continues to the bit, what is foreign is refused."""
 
 import dataclasses
 import json
@@ -206,6 +206,12 @@ def test_a_missing_file_is_named(tmp_path: Path, load) -> None:
             load(path)
 
 
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99"])
+def test_a_device_that_is_not_there_does_not_make_a_good_file_a_bad_one(codec_path: Path, device: str) -> None:
+    with pytest.raises(ValueError, match=f"Expected a device that is there.*got '{device}'"):
+        load_codec(codec_path, device=device)
+
+
 # Runs
 
 
@@ -289,7 +295,7 @@ def test_a_codec_of_another_run_is_refused_half_done_and_finished(codec_path: Pa
 
 @pytest.mark.parametrize("name", RIVALS)
 def test_an_interrupted_model_is_the_same_model(bank, tmp_path: Path, name: str) -> None:
-    """Stopped inside the loss at several steps, continued each time by a new object; the other seed shows it matters."""
+    """Stopped inside the loss at several steps, continued each time by a new object."""
     file = f"{name}-seed0.safetensors"
     whole = train_model(name, TINY, bank, tmp_path / "whole")
     parted = tmp_path / "parted"

@@ -1,6 +1,7 @@
 """DDIM in the angle (P13): conversions, exactness on a point, and how much it shrinks a Gaussian."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -140,7 +141,7 @@ def test_equals_the_algebraic_form(seed: int, steps: int, start: float, stop: fl
     noisy = pair(seed)[0]
     expected = noisy
     levels = np.linspace(start, stop, steps + 1)
-    for level, following in zip(levels[:-1], levels[1:], strict=True):
+    for level, following in pairwise(levels):
         alpha, sigma = (math.cos(level * math.pi / 2), math.sin(level * math.pi / 2))
         epsilon = sigma * expected + alpha * wavy(expected, float(level))
         data = (expected - sigma * epsilon) / alpha

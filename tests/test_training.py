@@ -1,4 +1,4 @@
-"""Training: the loop is AdamW with warm-up, cosine, clipping and averaged weights, and it can be interrupted anywhere."""
+"""Training: the loop is AdamW with warm-up, cosine, clipping and averaging, and can be interrupted anywhere."""
 
 import dataclasses
 import math
@@ -85,6 +85,7 @@ def test_rate_in_closed_form(steps: int, warmup: int, peak: float) -> None:
         {"clip": 0.0},
         {"weight_decay": -0.1},
         {"average": 1.0},
+        {"seed": 2**64},
     ],
 )
 def test_options_out_of_range_are_refused(wrong: dict) -> None:
@@ -343,5 +344,5 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     path, point = checkpoint(tmp_path), Point()
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(ValueError, match="not a complete checkpoint of flowvid.*delete it"):
+    with pytest.raises(ValueError, match=r"not a complete checkpoint of flowvid.*delete it"):
         fit(point, noisy_square(point), Optimisation(steps=10, batch=2), checkpoint=path)

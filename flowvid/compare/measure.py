@@ -13,7 +13,7 @@ from torch import Tensor
 from flowvid.compare.methods import Method
 from flowvid.data.clips import Clip, World, clip_positions, has_event, render_clips
 from flowvid.encoders.codec import Codec
-from flowvid.metrics.cost import median_seconds, multiply_adds, peak_bytes
+from flowvid.metrics.cost import cost, median_seconds
 from flowvid.metrics.distortion import mean_squared_error, psnr, ssim
 from flowvid.metrics.motion import position_error, second_difference_ratio, speed_unevenness
 from flowvid.models.baselines import CopyLast, LinearBlend
@@ -172,12 +172,13 @@ def measure_cost(
     def work() -> Solution:
         return sample(part, method, models, task, times)
 
-    solution = work()
+    solutions: list[Solution] = []
+    counted = cost(lambda: solutions.append(work()))
     return {
-        "evaluations": solution.evaluations,
-        "depth": solution.depth,
-        "multiply_adds_per_frame": multiply_adds(work) / clips / len(times),
-        "peak_megabytes": peak_bytes(work) / 2**20,
+        "evaluations": solutions[0].evaluations,
+        "depth": solutions[0].depth,
+        "multiply_adds_per_frame": counted.multiply_adds / clips / len(times),
+        "peak_megabytes": counted.peak_bytes / 2**20,
         "seconds": median_seconds(work, repeats=repeats),
         "clips": clips,
         "frames": len(times),

@@ -102,4 +102,4 @@ def demo_study(scale: str) -> Study:
         )
         return Study(run=run, test_clips=8, timing_clips=4, timing_repeats=1, ddim_steps=(1, 4))
     run = Run(clips=1024, codec=Optimisation(steps=700, learning_rate=2e-3), model=Optimisation(steps=1500))
-    return Study(run=run, test_clips=64)
+    return Study(run=run, test_clips=64, timing_repeats=1)

@@ -1,12 +1,13 @@
 """What a computation costs: multiplications, live memory, wall time."""
 
-__all__ = ["median_seconds", "multiply_adds", "peak_bytes"]
+__all__ = ["Cost", "cost", "median_seconds"]
 
 import statistics
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,25 +17,29 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def multiply_adds(work: Callable[[], Any]) -> int:
-    """Multiply-adds of the matrix products and convolutions in ``work``."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return counter.get_total_flops() // 2
+@dataclass(frozen=True)
+class Cost:
+    """What one call took.
 
-
-def peak_bytes(work: Callable[[], Any]) -> int:
-    """Most bytes held at once by tensors that operations inside ``work`` made, on any device.
-
-    What was there before, weights and inputs, does not count, and neither do views of it.
+    Arguments:
+        multiply_adds: Multiply-adds of its matrix products and convolutions.
+        peak_bytes: Most bytes held at once by tensors that its operations made, on any device. What was there before,
+            weights and inputs, does not count, and neither do views of it.
     """
-    with _LiveTensors() as live:
+
+    multiply_adds: int
+    peak_bytes: int
+
+
+def cost(work: Callable[[], Any]) -> Cost:
+    """Call ``work`` once and count what it took."""
+    with FlopCounterMode(display=False) as counter, _LiveTensors() as live:
         work()
-    return live.peak
+    return Cost(counter.get_total_flops() // 2, live.peak)
 
 
 def median_seconds(work: Callable[[], Any], *, repeats: int) -> float:
-    """Median wall time of ``work`` after one run to warm up; waits for the GPU where there is one.
+    """Median wall time of ``work``, which should have run before; waits for the GPU where there is one.
 
     Raises:
         ValueError: There is nothing to repeat.
@@ -42,13 +47,13 @@ def median_seconds(work: Callable[[], Any], *, repeats: int) -> float:
     if repeats < 1:
         raise ValueError(f"Timing needs at least one repetition; got {repeats}.")
     seconds = []
-    for _ in range(repeats + 1):
+    for _ in range(repeats):
         _wait()
         start = time.perf_counter()
         work()
         _wait()
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:])
+    return statistics.median(seconds)
 
 
 def _wait() -> None:

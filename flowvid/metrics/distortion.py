@@ -9,7 +9,6 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from flowvid.video import Video
 
-
 _WINDOW = 11
 
 

@@ -47,6 +47,7 @@ class LinearBlend(VideoModel):
         right = torch.searchsorted(known.times, wanted - 1e-9).clamp(max=len(known.times) - 1)
         left = (right - 1).clamp(min=0)
         width = (known.times[right] - known.times[left]).clamp(min=1e-12)
-        share = ((wanted - known.times[left]) / width).clamp(0, 1).to(known.states)
+        share = ((wanted - known.times[left]) / width).clamp(0, 1)
+        share = torch.where(wanted < known.times[right] - 1e-9, share, 1.0).to(known.states)
         blended = torch.lerp(known.states[:, left], known.states[:, right], share[:, None, None, None])
         return Solution(Trajectory(blended, wanted), 0, 0)

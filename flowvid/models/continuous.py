@@ -66,7 +66,7 @@ class MultiScale(LearnedModel):
         scales: int = 5,
         reach: int = 16,
         width: int = 48,
-        velocity_weight: float = 0.3,
+        velocity_weight: float = 0.1,
         input_noise: float = 0.05,
     ) -> None:
         super().__init__()

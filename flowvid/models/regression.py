@@ -92,7 +92,7 @@ class DirectRegression(LearnedModel):
         moving = ~(bounded & (flags[:, 1] < 0.15))
         state = still(state_at(trajectory, index, frame=self.frame), moving)
         future = anchor_at(trajectory, index, index + beyond, moving=False, frame=self.frame).where(bounded)
-        predicted = self(Query(state, moving, Anchor.none(state), future), gap * self.frame)
+        predicted = self(Query(state, moving, Anchor.none(state), future), gap.to(state.dtype) * self.frame)
         error = predicted - take(trajectory.states, index + gap)
         return (error / self.scale[gap][:, None, None, None]).square().mean()
 
@@ -114,7 +114,8 @@ class DirectRegression(LearnedModel):
         states = torch.stack([around.state(source) for source in sources], dim=1)
         query = around.query([around.times[i] for i in sources], states, [around.moving[i] for i in sources])
         query = Query(query.state, query.moving, Anchor.none(query.state), query.future)
-        gaps = torch.tensor([time - around.times[i] for time, i in zip(wanted, sources, strict=True)])
+        steps = [time - around.times[i] for time, i in zip(wanted, sources, strict=True)]
+        gaps = torch.tensor(steps, dtype=torch.float64)
         latents = self(query, gaps.to(states).repeat(len(states))).unflatten(0, states.shape[:2])
         found = dict(zip(wanted, latents.unbind(dim=1), strict=True))
         return Solution(place_known(found, points, known), len(wanted), 1)

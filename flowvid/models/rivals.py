@@ -37,7 +37,7 @@ def build_rival(
         ValueError: The name is unknown.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         multiscale = MultiScale(channels, frame=frame, scales=scales, reach=reach, width=width)
         parameters = count_parameters(multiscale)
         match name:

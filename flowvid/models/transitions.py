@@ -27,7 +27,7 @@ from flowvid.models.frames import anchor_at, state_at, still
 from flowvid.noise import Noise
 from flowvid.video import Trajectory
 
-SITUATIONS = {"start": 0.45, "inner": 0.40, "end": 0.15}
+SITUATIONS = {"start": 0.60, "inner": 0.28, "end": 0.12}
 """Shares of a training batch."""
 
 _BEYOND = 0.1

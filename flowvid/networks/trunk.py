@@ -53,10 +53,10 @@ class Trunk(nn.Module):
         self.fine_in = ModulatedBlock(width, features)
         self.down = nn.Conv2d(width, 2 * width, 3, stride=2, padding=1)
         self.coarse = nn.ModuleList(ModulatedBlock(2 * width, features) for _ in range(depth))
-        self.up = nn.Conv2d(2 * width, width, 1)
+        self.up = nn.Sequential(nn.Conv2d(2 * width, 8 * width, 1), nn.PixelShuffle(2))
         self.fine_out = ModulatedBlock(width, features)
-        self.norm = nn.GroupNorm(8, width)
-        self.leave = zeroed(nn.Conv2d(width, outputs, 3, padding=1))
+        self.norm = nn.GroupNorm(8, 2 * width)
+        self.leave = zeroed(nn.Conv2d(2 * width, outputs, 3, padding=1))
 
     @staticmethod
     def matching(parameters: int, inputs: int, outputs: int, *, scalars: int, width: int) -> "Trunk":
@@ -90,5 +90,7 @@ class Trunk(nn.Module):
         coarse = self.down(F.silu(fine))
         for block in self.coarse:
             coarse = block(coarse, embedding)
-        fine = fine + F.interpolate(self.up(coarse), size=fine.shape[-2:], mode="nearest")
-        return self.leave(F.silu(self.norm(self.fine_out(fine, embedding))))
+        height, width = fine.shape[-2:]
+        added, direct = self.up(coarse)[..., :height, :width].chunk(2, dim=1)
+        fine = self.fine_out(fine + added, embedding)
+        return self.leave(F.silu(self.norm(torch.cat((fine, direct), dim=1))))

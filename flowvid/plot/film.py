@@ -16,6 +16,8 @@ from torch import Tensor
 from flowvid.data.files import write_atomically
 
 _INK = "#1a1a1a"
+_KNOWN = (0.85, 0.37, 0.01)
+_GAP = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,24 +57,27 @@ def film_strips(
                 raise ValueError(
                     f"{title}: {strip.name} has {len(strip.frames)} frames for {len(times)} times; one frame for each."
                 )
-    counts = [2 * len(strips) - 1 for _, _, strips in panels]
-    columns = max(len(times) for _, times, _ in panels)
-    figure = Figure(figsize=(1.9 + 0.62 * columns, 0.64 * sum(counts) + 0.8 * len(panels)), dpi=130)
-    parts = figure.subfigures(len(panels), 1, height_ratios=[count + 1.1 for count in counts], squeeze=False)[:, 0]
-    for part, (title, times, strips), given in zip(parts, panels, known, strict=True):
-        part.suptitle(title, x=0.01, ha="left", fontsize=11, color=_INK)
-        axes = part.subplots(2 * len(strips) - 1, columns, squeeze=False)
-        part.subplots_adjust(
-            left=0.13, right=0.995, top=1 - 0.8 / (2 * len(strips)), bottom=0.01, wspace=0.06, hspace=0.08
-        )
-        for axis in axes.flat:
-            axis.set_axis_off()
-        truth = strips[0].frames
-        for number, strip in enumerate(strips):
-            row = max(0, 2 * number - 1)
-            _draw_row(axes[row], strip.name, _gray(strip.frames), times, given, header=number == 0)
-            if number:
-                _draw_row(axes[row + 1], "error", 1 - _gray(strip.frames, truth), times, (), header=False)
+    mosaics = [_mosaic(times, strips, given) for (_, times, strips), given in zip(panels, known, strict=True)]
+    width = max(mosaic.shape[1] for mosaic in mosaics)
+    heights = [mosaic.shape[0] for mosaic in mosaics]
+    inch = 11.0 / width
+    figure = Figure(figsize=(11.0 + 1.3, sum(heights) * inch + 0.62 * len(panels)), dpi=130)
+    total = figure.get_figheight()
+    top = total
+    for (title, times, strips), mosaic in zip(panels, mosaics, strict=True):
+        high, wide = mosaic.shape[0] * inch, mosaic.shape[1] * inch
+        top -= high + 0.55
+        axis = figure.add_axes((1.2 / 12.3, top / total, wide / 12.3, high / total))
+        axis.imshow(mosaic, interpolation="nearest", aspect="auto")
+        axis.set_axis_off()
+        axis.set_title(title, loc="left", fontsize=11, color=_INK, pad=16)
+        side = strips[0].frames.shape[-1] + _GAP
+        for column, time in enumerate(times):
+            axis.text((column + 0.5) * side, -2, f"{time:.3g} s", ha="center", va="bottom", fontsize=7, color=_INK)
+        labels = [strips[0].name, *(name for strip in strips[1:] for name in (strip.name, "error"))]
+        for row, label in enumerate(labels):
+            axis.text(-4, (row + 0.5) * side, label, ha="right", va="center", fontsize=8.5, color=_INK)
+        top -= 0.05
     write_atomically(path, lambda place: figure.savefig(place))
 
 
@@ -105,20 +110,25 @@ def side_by_side(
     return torch.cat((heading.expand(len(grid), -1, -1, -1), grid, footers), dim=2)
 
 
-def _draw_row(
-    axes: np.ndarray, name: str, images: np.ndarray, times: Sequence[float], given: Sequence[float], *, header: bool
-) -> None:
-    axes[0].text(-0.15, 0.5, name, transform=axes[0].transAxes, ha="right", va="center", fontsize=8.5, color=_INK)
-    for axis, image, time in zip(axes, images, times, strict=False):
-        axis.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        axis.set_axis_on()
-        axis.set_xticks([])
-        axis.set_yticks([])
-        is_known = any(abs(time - at) < 1e-9 for at in given)
-        for spine in axis.spines.values():
-            spine.set(color="#d95f02" if is_known else "#bbbbbb", linewidth=2.0 if is_known else 0.5)
-        if header:
-            axis.set_title(f"{time:.3g} s", fontsize=7, pad=2, color=_INK)
+def _mosaic(times: Sequence[float], strips: Sequence[Strip], known: Sequence[float]) -> np.ndarray:
+    """All frames of a panel as one RGB image in [0, 1]: truth, then each strip and its error; known frames framed."""
+    truth = strips[0].frames
+    rows = [_gray(truth)]
+    for strip in strips[1:]:
+        rows += [_gray(strip.frames), 1 - _gray(strip.frames, truth)]
+    is_known = [any(abs(time - at) < 1e-9 for at in known) for time in times]
+    framed = [0, *range(1, len(rows), 2)]
+    lines = []
+    for number, images in enumerate(rows):
+        cells = []
+        for image, given in zip(images, is_known, strict=True):
+            cell = np.repeat(np.pad(image, _GAP // 2, constant_values=0.85)[..., None], 3, axis=2)
+            if given and number in framed:
+                for edge in (np.s_[:1], np.s_[-1:], np.s_[:, :1], np.s_[:, -1:]):
+                    cell[edge] = _KNOWN
+            cells.append(cell)
+        lines.append(np.concatenate(cells, axis=1))
+    return np.concatenate(lines, axis=0)
 
 
 def _gray(frames: Tensor, truth: Tensor | None = None) -> np.ndarray:

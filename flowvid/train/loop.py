@@ -43,7 +43,7 @@ class Optimisation:
         weight_decay: Decoupled weight decay.
         clip: Largest norm of the gradient.
         average: Decay of the averaged weights per step, which are the result.
-        seed: Seed of everything random.
+        seed: Seed of everything random, any 64-bit value.
 
     Raises:
         ValueError: A number is out of range.
@@ -61,6 +61,8 @@ class Optimisation:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.warmup < 0:
             raise ValueError(f"Expected steps >= 1, batch >= 1 and warmup >= 0; got {self}.")
+        if not -(2**63) <= self.seed < 2**64:
+            raise ValueError(f"Expected a seed of 64 bits; got seed={self.seed}.")
         if not (self.learning_rate > 0 and self.clip > 0 and self.weight_decay >= 0 and 0 <= self.average < 1):
             raise ValueError(f"Expected learning_rate > 0, clip > 0, weight_decay >= 0, 0 <= average < 1; got {self}.")
 

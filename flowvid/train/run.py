@@ -149,7 +149,7 @@ def train_codec(run: Run, folder: Path, *, device: str = "cpu", progress: Progre
     if path.exists():
         return load_codec(path, run=run, device=device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.codec.seed)
+        torch.default_generator.manual_seed(run.codec.seed)
         network = Autoencoder(1, channels=run.channels, width=run.codec_width).to(device)
     pixels = _frames(run, device)
 
