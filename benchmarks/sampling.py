@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowvid.data.files import write_json
 from flowvid.models.continuous import MultiScale
@@ -62,7 +62,11 @@ def ratio(solver: str, repeats: int, device: str) -> dict[str, Any]:
     wanted = time_grid(0.0, 16 * _FRAME, _FRAME).tolist()
     noise = Noise.batch(0, _CLIPS)
     asked: list[tuple[Tensor, Tensor]] = []
-    hook = model.heads.trunk.register_forward_pre_hook(lambda _, inputs: asked.append(inputs))
+
+    def record(_: nn.Module, inputs: tuple[Tensor, Tensor]) -> None:
+        asked.append(inputs)
+
+    hook = model.heads.trunk.register_forward_pre_hook(record)
 
     def sampler() -> None:
         model.sample(condition, wanted, noise, solver=solver)

@@ -27,6 +27,7 @@ _ROWS = (
     "instant + rk4",
     "long + rk4",
     "bisection",
+    "multi-scale, fill only",
     "direct",
     "ddim, 50 steps",
     "ddim, 8 steps",

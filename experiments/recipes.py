@@ -3,6 +3,7 @@
 __all__ = ["SCALES", "compare_models"]
 
 from flowvid.compare.study import Study, demo_study
+from flowvid.models.rivals import RIVALS
 from flowvid.train.loop import Optimisation
 from flowvid.train.run import Run
 
@@ -26,9 +27,9 @@ def compare_models(scale: str) -> Study:
                 clips=2048,
                 validation_clips=192,
                 codec=Optimisation(steps=2000, learning_rate=2e-3),
-                model=Optimisation(steps=4000),
+                model=Optimisation(steps=2500),
             )
-            return Study(run=run, seeds=(0, 1, 2), test_clips=256)
+            return Study(run=run, seeds=(0, 1, 2), models=RIVALS, test_clips=256)
         case "gpu":
             run = Run(
                 clips=16384,
@@ -38,6 +39,8 @@ def compare_models(scale: str) -> Study:
                 width=96,
                 model=Optimisation(steps=20000, batch=256),
             )
-            return Study(run=run, seeds=(0, 1, 2, 3, 4), test_clips=1024, ddim_steps=(1, 2, 4, 8, 16, 32, 50))
+            return Study(
+                run=run, seeds=(0, 1, 2, 3, 4), models=RIVALS, test_clips=1024, ddim_steps=(1, 2, 4, 8, 16, 32, 50)
+            )
         case _:
             raise ValueError(f"The scales are {', '.join(SCALES)}; got {scale!r}.")

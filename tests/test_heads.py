@@ -47,7 +47,8 @@ def grids(seed: int, *shape: int) -> Tensor:
 
 
 def anchor(seed: int, span: float, count: int = 3) -> Anchor:
-    return Anchor(grids(seed, count, 2 * CHANNELS), torch.ones(count).bool(), torch.full((count,), span))
+    there = torch.ones(count).bool()
+    return Anchor(grids(seed, count, 2 * CHANNELS), there, torch.full((count,), span), there)
 
 
 def asked(seed: int, *, past: Anchor | None = None, future: Anchor | None = None, count: int = 3) -> Query:
@@ -151,7 +152,8 @@ def test_rows_of_a_query_are_independent(seed: int, order: list[int]) -> None:
     query = asked(seed, past=anchor(seed + 1, -0.2, 5), future=anchor(seed + 2, 0.7, 5), count=5)
 
     def rows(index: list[int]) -> Query:
-        anchors = [Anchor(a.state[index], a.moving[index], a.span[index]) for a in (query.past, query.future)]
+        parts = [(a.state, a.moving, a.span, a.present) for a in (query.past, query.future)]
+        anchors = [Anchor(*(part[index] for part in one)) for one in parts]
         return Query(query.state[index], query.moving[index], *anchors)
 
     together = HEADS(query)
@@ -168,7 +170,7 @@ def test_the_network_is_told_everything_about_its_query() -> None:
         Query(base.state, still, base.past, base.future),
         Query(base.state, base.moving, anchor(3, -0.2), base.future),
         Query(base.state, base.moving, anchor(1, -0.3), base.future),
-        Query(base.state, base.moving, base.past, Anchor(base.future.state, still, base.future.span)),
+        Query(base.state, base.moving, base.past, Anchor(base.future.state, still, base.future.span, ~still)),
         Query(base.state, base.moving, base.past, Anchor.none(base.state)),
     ]
     reference = HEADS(base)[..., CHANNELS:, :, :]
@@ -201,8 +203,8 @@ def test_dyadic_gaps_refuse_none_and_nonpositive_ones(shortest: float, count: in
 def test_an_absent_anchor_does_not_leak(seed: int) -> None:
     state, keep = grids(seed, 3, 2 * CHANNELS), torch.tensor([True, False, True])
     none, partly = Anchor.none(state), anchor(seed + 1, 0.3).where(keep)
-    assert not none.present().any()
-    assert partly.present().tolist() == keep.tolist()
+    assert not none.present.any()
+    assert partly.present.tolist() == keep.tolist()
     dropped, fresh = (
         HEADS(Query(state, torch.ones(3).bool(), none, future))
         for future in (partly, anchor(seed + 2, 0.3).where(keep))
@@ -259,21 +261,42 @@ def test_every_task_is_known_states_and_flags(
     assert (around.times, around.moving, around.start) == (kept, moving, start)
 
 
+def expected_anchor(around: Surroundings, time: float, side: int) -> int | None:
+    """Later: the nearest one. Earlier: the latest that moves, a state itself included; else the latest before it."""
+    if side > 0:
+        return next((i for i, at in enumerate(around.times) if at > time + 1e-6), None)
+    moving = [i for i, at in enumerate(around.times) if at <= time + 1e-6 and around.moving[i]]
+    before = [i for i, at in enumerate(around.times) if at < time - 1e-6]
+    itself = [i for i, at in enumerate(around.times) if abs(at - time) <= 1e-6]
+    for choice in (moving, before, itself):
+        if choice:
+            return choice[-1]
+    return None
+
+
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=5, unique=True).map(sorted), st.integers(-5, 35))
-def test_anchors_are_the_nearest_known_states_strictly_before_and_after(frames: list[int], frame: int) -> None:
+def test_anchors_are_the_nearest_known_states_up_to_now_and_after(frames: list[int], frame: int) -> None:
     around = Surroundings(condition([0.1 * f for f in frames]), gap=0.1)
     query = around.query([0.1 * frame], grids(9, 2, 1, 2 * CHANNELS), [True])
     for side, found in ((-1, query.past), (1, query.future)):
-        beyond = [i for i, time in enumerate(around.times) if side * (time - 0.1 * frame) > 1e-6]
-        assert found.present().tolist() == [bool(beyond)] * 2
-        if beyond:
-            nearest = min(beyond, key=lambda i: abs(around.times[i] - 0.1 * frame))
-            assert torch.equal(found.state, around.state(nearest))
-            assert found.moving.tolist() == [around.moving[nearest]] * 2
-            assert found.span.tolist() == pytest.approx([around.times[nearest] - 0.1 * frame] * 2, rel=1e-5)
-        else:
+        index = expected_anchor(around, 0.1 * frame, side)
+        assert found.present.tolist() == [index is not None] * 2
+        if index is None:
             assert not found.state.any()
             assert not found.moving.any()
+        else:
+            assert torch.equal(found.state, around.state(index))
+            assert found.moving.tolist() == [around.moving[index]] * 2
+            assert found.span.tolist() == pytest.approx([around.times[index] - 0.1 * frame] * 2, rel=1e-5, abs=1e-9)
+
+
+def test_a_known_start_is_its_own_anchor_and_a_lone_end_has_the_start() -> None:
+    around = Surroundings(condition([-0.1, 0.0, 1.5]), gap=0.1)
+    start, end = (around.query([time], grids(9, 2, 1, 2 * CHANNELS), [True]).past for time in (0.0, 1.5))
+    assert start.span.tolist() == [0.0, 0.0]
+    assert end.span.tolist() == [-1.5, -1.5]
+    assert torch.equal(start.state, around.state(0))
+    assert torch.equal(end.state, around.state(0))
 
 
 @settings(max_examples=20)

@@ -362,6 +362,15 @@ def test_between_two_frames_an_untrained_network_blends(name: str) -> None:
     torch.testing.assert_close(made.sample(condition, times, noise).trajectory.states, blend)
 
 
+def test_untrained_midpoints_are_means_and_their_velocities_means_of_those_that_are_known() -> None:
+    left, right = Noise.batch(0, 4).normal("ends", 2, 2 * CHANNELS, SIDE, SIDE, dtype=torch.float64).unbind(1)
+    first, last = torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False])
+    middle = fresh("bisection").midpoint(left, right, torch.full((4,), 4 * FRAME), first, last)
+    a, b = left[:, CHANNELS:], right[:, CHANNELS:]
+    velocity = torch.stack(((a[0] + b[0]) / 2, a[1], b[2], torch.zeros_like(a[3])))
+    torch.testing.assert_close(middle, torch.cat(((left + right)[:, :CHANNELS] / 2, velocity), dim=1))
+
+
 @pytest.mark.parametrize(("name", "solver"), [("multiscale", "jump"), ("multiscale", "two-sided"), ("direct", None)])
 def test_without_an_end_an_untrained_network_stands_still(name: str, solver: str | None) -> None:
     made, condition = fresh(name), Condition(oscillation(CONTEXT))
@@ -426,7 +435,7 @@ class ExactHeads(TransitionHeads):
 
     def _after(self, query: Query, step: float) -> Tensor:
         found = self._between(query, query.future, step)
-        found = torch.where(_grid(query.past.present()), self._between(query, query.past, step), found)
+        found = torch.where(_grid(query.past.span != 0), self._between(query, query.past, step), found)
         span = _grid(query.past.span)
         found = torch.where(_grid(query.past.moving), self._on(query.past.state, step - span), found)
         return torch.where(_grid(query.moving), self._on(query.state, torch.full_like(span, step)), found)
@@ -447,7 +456,7 @@ def exact(*, frame: float = FRAME, scales: int = SCALES, reach: int = REACH) -> 
     made = MultiScale(CHANNELS, frame=frame, scales=scales, reach=reach, width=8, input_noise=0.0)
     made.heads = ExactHeads(CHANNELS, dyadic_gaps(frame, scales), width=8)
     made = made.double()
-    data = clips(frame=frame, reach=reach, batch=12)
+    data = clips(frame=frame, reach=reach, batch=48)
     made.prepare(data)
     made.finish(data)
     return made
@@ -494,11 +503,15 @@ def test_p6_calibrated_weights_jump_exactly_over_the_gaps_of_exact_heads(context
 def test_p7_jumps_with_exact_heads_are_exact_where_steps_are_gaps(
     solver: str, weights: str, tolerance: float, known: tuple[float, ...]
 ) -> None:
-    """At every frame, or, from evaluated states four frames apart on both sides, at every other frame."""
-    times = [FRAME * n for n in range(1, 2 * REACH + 1)]
+    """At every frame, or, from evaluated states four frames apart on both sides, at every other frame.
+
+    A lone frame has no velocity: the one that jumps from it give is less exact, and what lies beyond it is left out.
+    """
+    lone = solver.startswith("two") and known == FILL
+    times = [FRAME * n for n in range(1, (1 if lone else 2) * REACH + 1)]
     whole = times[1::2] if solver.startswith("two") else times
     assert wrong(EXACT, known, whole, solver=solver, weights=weights) < tolerance
-    assert wrong(EXACT, known, times, solver=solver, weights=weights) < 1e-3
+    assert wrong(EXACT, known, times, solver=solver, weights=weights) < (1e-2 if lone else 1e-3)
 
 
 @pytest.mark.parametrize("lone", [FRAME * 16, FRAME * 8])

@@ -44,20 +44,22 @@ _ABLATIONS = tuple(
 )
 
 
-def methods(ddim_steps: tuple[int, ...]) -> tuple[Method, ...]:
+def methods(ddim_steps: tuple[int, ...], models: tuple[str, ...]) -> tuple[Method, ...]:
     """All rows in the order of the table, without the chosen one.
 
     Arguments:
         ddim_steps: Numbers of DDIM steps; the last is the reference.
+        models: Learned models that take part.
     """
     reference = ddim_steps[-1]
-    return (
+    rows = (
         Method(name="copy-last", model="copy-last", group="baseline"),
         Method(name="linear blend", model="linear-blend", tasks=("fill",), group="baseline"),
         *CANDIDATES,
         Method(name="dopri5", model="multiscale", solver="dopri5", group="solver"),
         *_ABLATIONS,
         Method(name="bisection", model="bisection", tasks=("fill",)),
+        Method(name="multi-scale, fill only", model="multiscale-fill", tasks=("fill",)),
         Method(name="direct", model="direct"),
         *(
             Method(
@@ -66,6 +68,7 @@ def methods(ddim_steps: tuple[int, ...]) -> tuple[Method, ...]:
             for steps in ddim_steps
         ),
     )
+    return tuple(row for row in rows if row.group == "baseline" or row.model in models)
 
 
 def _ddim_group(steps: int, reference: int) -> str:

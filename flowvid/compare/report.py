@@ -71,7 +71,7 @@ def draw_study(study: Study, content: dict[str, Any], folder: Path, *, device: s
     seed = study.seeds[0]
     models: dict[str, VideoModel] = {name: found.network for (name, at), found in saved.items() if at == seed}
     bench = Bench.of(study.run, codec.network, "test", clips=4, device=device)
-    rows = {method.name: method for method in methods(study.ddim_steps)}
+    rows = {method.name: method for method in methods(study.ddim_steps, study.models)}
     chosen = content["chosen_on_validation"][str(seed)]
     paths = [folder / "comparison.png", folder / "curves.png", folder / "samples.mp4"]
     _draw_strips(paths[0], study, bench, models, rows, chosen)
@@ -150,7 +150,7 @@ def _draw_costs(path: Path, study: Study, content: dict[str, Any]) -> None:
     costs = []
     for title, task in (("predict", "predict"), ("fill in", "fill")):
         points = []
-        for method in methods(study.ddim_steps):
+        for method in methods(study.ddim_steps, study.models):
             found = [r for r in content["rows"] if (r["task"], r["split"], r["method"]) == (task, "test", method.name)]
             if found and method.group != "baseline":
                 mean = {k: sum(r[k] for r in found) / len(found) for k in ("evaluations", "seconds", "position_error")}

@@ -121,7 +121,7 @@ def _rows(
         name: Bench.of(run, codec.network, "test", clips=study.test_clips, device=device, world=of)
         for name, of in (("test", world), ("slower", world.slower()), ("faster", world.faster()))
     }
-    everything = methods(study.ddim_steps)
+    everything = methods(study.ddim_steps, study.models)
     jobs: list[tuple[str, str, Method | None]] = []
     for task in TASKS:
         rows = [replace(choice[task], name=CHOSEN, group="main"), *(m for m in everything if task in m.tasks)]

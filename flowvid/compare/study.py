@@ -30,6 +30,7 @@ class Study:
     Arguments:
         run: The run; the seed of its models is replaced by each of ``seeds``.
         seeds: Seeds of the models.
+        models: Names of the models to train.
         test_clips: Held-out clips that every number is measured on.
         timing_clips: Clips per batch when wall time is measured.
         timing_repeats: Repetitions of each timing, of which the median counts.
@@ -41,6 +42,7 @@ class Study:
 
     run: Run
     seeds: tuple[int, ...] = (0,)
+    models: tuple[str, ...] = RIVALS[:4]
     test_clips: int = 128
     timing_clips: int = 64
     timing_repeats: int = 3
@@ -75,7 +77,7 @@ def train_study(
 
     models = {}
     for seed in study.seeds:
-        for name in RIVALS:
+        for name in study.models:
             label = name if len(study.seeds) == 1 else f"{name}, seed {seed}"
             models[name, seed] = train_model(
                 name, study.seeded(seed), bank, folder, device=device, progress=stage(label)

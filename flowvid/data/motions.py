@@ -110,7 +110,7 @@ class Flight:
 
     def events(self, start: float, stop: float) -> Events:
         """The times in [start, stop] of reflections; a corner counts once."""
-        found = [np.empty(0)]
+        found: list[np.ndarray] = [np.empty(0)]
         for at, velocity, low, high in zip(self.start, self.initial_velocity, self.low, self.high, strict=True):
             span = high - low
             if span == 0 or velocity == 0:

@@ -4,8 +4,10 @@ One frame does not determine motion, so the state is s = (z, p): the latent z an
 difference p(t) = (z(t) - z(t - gap_1)) / gap_1 over the shortest gap, which two context frames give. A lone frame
 (the last one of an interpolation) has no velocity: p is zero there and ``moving`` is false.
 
-Beside its own state a network sees two anchors, the nearest *known* states before and after it, each with its
-signed distance in seconds (zero: no such anchor). Prediction has no later anchor, interpolation has one; nothing
+Beside its own state a network sees two anchors: the latest *known* state up to now, preferably one whose velocity is
+known, and the nearest known state after, each with its signed distance in seconds. A known start is its own earlier
+anchor, at distance zero, so that whatever a network learns to read off known frames it reads off in one place.
+Prediction has no later anchor, interpolation has one; nothing
 else distinguishes the tasks.
 
 References:
@@ -36,32 +38,31 @@ class Anchor:
     Arguments:
         state: (z, p), shape (n, 2 * channel, height, width); p is zero where it is unknown.
         moving: Where p is known, shape (n,).
-        span: Signed seconds from the queried state to this one, shape (n,); zero where there is no anchor.
+        span: Signed seconds from the queried state to this one, shape (n,).
+        present: Where there is an anchor, shape (n,); elsewhere all else is zero.
     """
 
     state: Float[Tensor, "n state height width"]
     moving: Bool[Tensor, "n"]
     span: Float[Tensor, "n"]
+    present: Bool[Tensor, "n"]
 
     @staticmethod
     def none(like: Float[Tensor, "n state height width"]) -> "Anchor":
         """No anchor for any of the states."""
         absent = like.new_zeros(len(like))
-        return Anchor(torch.zeros_like(like), absent.bool(), absent)
+        return Anchor(torch.zeros_like(like), absent.bool(), absent, absent.bool())
 
     @property
     def latent(self) -> Float[Tensor, "n channel height width"]:
         """The latent part z of the anchor."""
         return self.state.chunk(2, dim=1)[0]
 
-    def present(self) -> Bool[Tensor, "n"]:
-        """Where there is an anchor."""
-        return self.span != 0
-
     def where(self, keep: Bool[Tensor, "n"]) -> "Anchor":
         """The anchor, kept only where ``keep`` holds."""
         grid = keep[:, None, None, None]
-        return Anchor(torch.where(grid, self.state, 0.0), self.moving & keep, torch.where(keep, self.span, 0.0))
+        span = torch.where(keep, self.span, 0.0)
+        return Anchor(torch.where(grid, self.state, 0.0), self.moving & keep, span, self.present & keep)
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Query:
         for state, moving in ((self.state, self.moving), self._of(self.past), self._of(self.future)):
             latent, velocity = state.chunk(2, dim=1)
             parts += [latent, velocity / velocity_scale, self._plane(moving, height, width)]
-        parts += [self._plane(anchor.present(), height, width) for anchor in (self.past, self.future)]
+        parts += [self._plane(anchor.present, height, width) for anchor in (self.past, self.future)]
         spans = torch.stack((self.past.span, self.future.span), dim=1) / time_scale
         return torch.cat(parts, dim=1), spans
 
@@ -167,13 +168,26 @@ class Surroundings:
             flags = [i is not None and self.moving[i] for i in found]
             spans = [0.0 if i is None else self.times[i] - time for i, time in zip(found, times, strict=True)]
             anchors.append(
-                Anchor(grids.flatten(0, 1), self._row(flags, states, batch), self._row(spans, states, batch))
+                Anchor(
+                    grids.flatten(0, 1),
+                    self._row(flags, states, batch),
+                    self._row(spans, states, batch),
+                    self._row([i is not None for i in found], states, batch),
+                )
             )
         return Query(states.flatten(0, 1), self._row(list(moving), states, batch), *anchors)
 
     def _nearest(self, time: float, side: int) -> int | None:
-        inside = [index for index, known in enumerate(self.times) if (known - time) * side > 1e-9]
-        return min(inside, key=lambda index: abs(self.times[index] - time), default=None)
+        """The anchor on one side: the nearest later state; or the latest earlier one, at best one that moves.
+
+        A state that moves is its own earlier anchor, and so is a state before which nothing is known.
+        """
+        if side > 0:
+            return next((index for index, known in enumerate(self.times) if known > time + 1e-9), None)
+        until = [index for index, known in enumerate(self.times) if known <= time + 1e-9]
+        moving = [index for index in until if self.moving[index]]
+        earlier = [index for index in until if self.times[index] < time - 1e-9]
+        return (moving or earlier or until or [None])[-1]
 
     @staticmethod
     def _row(values: list[bool] | list[float], like: Tensor, batch: int) -> Tensor:

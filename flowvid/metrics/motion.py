@@ -1,8 +1,8 @@
 """How well things move: where the ink is, how evenly it goes, how smooth the frames follow each other.
 
 Position is the centroid of the ink above a small threshold, so that faint background noise does not pull it to the
-middle of the frame; on true frames it agrees with the closed form to well under a tenth of a pixel, and that floor is
-reported with the results.
+middle of the frame. Thin strokes lose a little to the threshold: on true frames the centroid was measured to lie 0.08
+pixels from the closed form on average and 0.3 at most, and that floor is reported with the results.
 """
 
 __all__ = ["centroid", "position_error", "second_difference_ratio", "speed_unevenness"]

@@ -98,7 +98,9 @@ class RecursiveBisection(LearnedModel):
     ) -> Float[Tensor, "n state height width"]:
         """States halfway between two states, ``gap`` seconds apart."""
         gap = gap.to(left.dtype)
-        query = Query(left, left_moving, Anchor.none(left), Anchor(right, right_moving, gap))
+        query = Query(
+            left, left_moving, Anchor.none(left), Anchor(right, right_moving, gap, torch.ones_like(right_moving))
+        )
         grid, spans = query.packed(velocity_scale=self.velocity_scale, time_scale=2**self.levels * self.frame)
         level = (gap / self.frame).log2().round().long().sub(1).clamp(0, self.levels - 1)
         correction = self.trunk(grid, spans).unflatten(1, (2, -1)) * self.scale[level][:, :, None, None, None]

@@ -24,7 +24,7 @@ from flowvid.dynamics.drift import MultiScaleField
 from flowvid.dynamics.heads import TransitionHeads, dyadic_gaps
 from flowvid.dynamics.state import Surroundings
 from flowvid.dynamics.weights import Calibration, lagrange, least_squares, one_hot, softmax, uniform
-from flowvid.models.frames import check_frame_step, place_known, state_at, take
+from flowvid.models.frames import check_frame_step, not_known, place_known, state_at, take
 from flowvid.models.transitions import Transitions, draw_transitions
 from flowvid.models.video_model import LearnedModel, refuse_solver
 from flowvid.noise import Noise
@@ -52,6 +52,7 @@ class MultiScale(LearnedModel):
         scales: Number of gaps of one sign; the longest is 2^(scales - 1) frames.
         reach: Frames that training looks ahead to a later anchor; at least the longest gap.
         width: Width of the trunk.
+        bounded: Share of training states with a later anchor: 0 trains for prediction alone, 1 for filling in alone.
         velocity_weight: Weight of the hidden velocity in the loss.
         input_noise: Standard deviation of the noise on inner states, in latent units.
     """
@@ -66,6 +67,7 @@ class MultiScale(LearnedModel):
         scales: int = 5,
         reach: int = 16,
         width: int = 48,
+        bounded: float = 0.5,
         velocity_weight: float = 0.1,
         input_noise: float = 0.05,
     ) -> None:
@@ -73,6 +75,7 @@ class MultiScale(LearnedModel):
         self.frame = frame
         self.reach = reach
         self.longest = 2 ** (scales - 1)
+        self.bounded = bounded
         self.velocity_weight = velocity_weight
         self.input_noise = input_noise
         self.heads = TransitionHeads(channels, dyadic_gaps(frame, scales), width=width)
@@ -134,7 +137,7 @@ class MultiScale(LearnedModel):
             velocities = self.heads(drawn.query)[:, :, : self.heads.channels]
             around = take(trajectory.states, (drawn.index[:, None] + offsets).clamp(0, count - 1))
             around = around - drawn.query.latent[:, None]
-            bounded = drawn.query.future.present()
+            bounded = drawn.query.future.present
             contexts = (drawn.query.moving & ~bounded, drawn.query.moving & bounded, ~drawn.query.moving & ~bounded)
             for context, rows in enumerate(contexts):
                 mask = (rows & inside).double()[:, None, None]
@@ -186,7 +189,7 @@ class MultiScale(LearnedModel):
             raise ValueError(f"The weights are {', '.join(WEIGHTS)}; got {weights!r}.")
         known, points = condition.require(), as_times(times).tolist()
         field = MultiScaleField(self.heads, Surroundings(condition, gap=self.frame))
-        wanted = [time for time in points if time not in known.times.tolist()]
+        wanted = not_known(points, known)
         if not wanted:
             return Solution(known.at(*points), 0, 0)
         move = self._jumps if solver.startswith(("two-sided", "jump")) else self._ode
@@ -204,7 +207,13 @@ class MultiScale(LearnedModel):
 
     def _draw(self, trajectory: Trajectory, noise: Noise) -> Transitions:
         return draw_transitions(
-            self.heads, trajectory, noise, frame=self.frame, reach=self.reach, input_noise=self.input_noise
+            self.heads,
+            trajectory,
+            noise,
+            frame=self.frame,
+            reach=self.reach,
+            bounded=self.bounded,
+            input_noise=self.input_noise,
         )
 
     def _jumps(self, field: MultiScaleField, wanted: list[float], solver: str, weights: str) -> Solution:

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from flowvid.denoise.ddim import add_noise, ddim, v_target
-from flowvid.models.frames import check_clips, not_known, take
+from flowvid.models.frames import check_clips, draw_distance, not_known, take
 from flowvid.models.video_model import LearnedModel
 from flowvid.networks.trunk import Trunk
 from flowvid.noise import Noise
@@ -156,11 +156,12 @@ class ClipDiffusion(LearnedModel):
 
     def _training_mask(self, noise: Noise, device: torch.device) -> Bool[Tensor, "batch time"]:
         """Context frames, with or without a later frame; or the first frame and a later one alone."""
-        draw = noise.uniform("mask", 3, device=device)
+        draw = noise.uniform("mask", 2, device=device)
         number = torch.arange(self.window, device=device)
-        lone = (draw[:, :1] < 0.5) & (draw[:, 1:2] < 0.15)
-        end = torch.where(draw[:, :1] < 0.5, 2 + (draw[:, 2:] * (self.window - 2)).long(), -1)
-        return (number == 1) | ((number == 0) & ~lone) | (number == end)
+        bounded = draw[:, :1] < 0.5
+        lone = bounded & (draw[:, 1:] < 0.15)
+        end = 1 + draw_distance(noise, "future", self.window - 2, device)[:, None]
+        return (number == 1) | ((number == 0) & ~lone) | ((number == end) & bounded)
 
     def _count_steps(self, solver: str | None) -> int:
         if solver in (None, "ddim"):

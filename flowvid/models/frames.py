@@ -1,6 +1,16 @@
 """States and anchors taken from training clips, and known frames put back: what the models share."""
 
-__all__ = ["anchor_at", "check_clips", "check_frame_step", "not_known", "place_known", "state_at", "still", "take"]
+__all__ = [
+    "anchor_at",
+    "check_clips",
+    "check_frame_step",
+    "draw_distance",
+    "not_known",
+    "place_known",
+    "state_at",
+    "still",
+    "take",
+]
 
 from collections.abc import Mapping, Sequence
 
@@ -9,6 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from flowvid.dynamics.state import Anchor
+from flowvid.noise import Noise
 from flowvid.video import Trajectory, as_times
 
 _CLOSE = 1e-9
@@ -61,13 +72,23 @@ def still(
 
 
 def anchor_at(
-    trajectory: Trajectory, index: Int64[Tensor, "batch"], at: Int64[Tensor, "batch"], *, moving: bool, frame: float
+    trajectory: Trajectory,
+    index: Int64[Tensor, "batch"],
+    at: Int64[Tensor, "batch"],
+    *,
+    moving: Bool[Tensor, "batch"],
+    frame: float,
 ) -> Anchor:
     """The states at frame numbers ``at`` as anchors of states at ``index``; numbers outside the clip are clamped."""
     at = at.clamp(1, trajectory.states.shape[1] - 1)
-    flags = torch.full_like(at, moving, dtype=torch.bool)
-    state = still(state_at(trajectory, at, frame=frame), flags)
-    return Anchor(state, flags, (at - index).to(state.dtype) * frame)
+    state = still(state_at(trajectory, at, frame=frame), moving)
+    return Anchor(state, moving, (at - index).to(state.dtype) * frame, torch.ones_like(moving))
+
+
+def draw_distance(noise: Noise, stream: str, reach: int, device: torch.device) -> Int64[Tensor, "batch"]:
+    """Frames to a known later frame, as every model meets it in training: half the time ``reach``, else 1 to reach."""
+    anywhere = noise.integers(stream, 1, reach + 1, device=device)
+    return torch.where(noise.uniform(f"{stream} at reach", device=device) < 0.5, reach, anywhere)
 
 
 def not_known(times: Sequence[float], known: Trajectory) -> list[float]:

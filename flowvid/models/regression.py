@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flowvid.dynamics.state import Anchor, Query, Surroundings, query_channels
-from flowvid.models.frames import anchor_at, check_clips, not_known, place_known, state_at, still, take
+from flowvid.models.frames import anchor_at, check_clips, draw_distance, not_known, place_known, state_at, still, take
 from flowvid.models.video_model import LearnedModel, refuse_solver
 from flowvid.networks.trunk import Trunk
 from flowvid.noise import Noise
@@ -85,13 +85,14 @@ class DirectRegression(LearnedModel):
         device = trajectory.states.device
         index = noise.integers("index", 1, count - self.reach, device=device)
         gap = noise.integers("gap", 1, self.reach + 1, device=device)
-        beyond = noise.integers("future", 1, self.reach + 1, device=device)
+        beyond = draw_distance(noise, "future", self.reach, device)
         flags = noise.uniform("flags", 2, device=device)
         bounded = flags[:, 0] < 0.5
         gap = torch.where(bounded, 1 + (gap - 1) % beyond, gap)
         moving = ~(bounded & (flags[:, 1] < 0.15))
         state = still(state_at(trajectory, index, frame=self.frame), moving)
-        future = anchor_at(trajectory, index, index + beyond, moving=False, frame=self.frame).where(bounded)
+        lone = torch.zeros_like(bounded)
+        future = anchor_at(trajectory, index, index + beyond, moving=lone, frame=self.frame).where(bounded)
         predicted = self(Query(state, moving, Anchor.none(state), future), gap.to(state.dtype) * self.frame)
         error = predicted - take(trajectory.states, index + gap)
         return (error / self.scale[gap][:, None, None, None]).square().mean()

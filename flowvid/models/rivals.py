@@ -15,8 +15,8 @@ from flowvid.models.regression import DirectRegression
 from flowvid.models.video_model import LearnedModel
 from flowvid.networks.trunk import count_parameters
 
-RIVALS = ("multiscale", "bisection", "ddim", "direct")
-"""Names of the learned models."""
+RIVALS = ("multiscale", "bisection", "ddim", "direct", "multiscale-fill")
+"""Names of the learned models. The last spends its whole training on filling in, as bisection must."""
 
 
 def build_rival(
@@ -43,6 +43,8 @@ def build_rival(
         match name:
             case "multiscale":
                 return multiscale
+            case "multiscale-fill":
+                return MultiScale(channels, frame=frame, scales=scales, reach=reach, width=width, bounded=1.0)
             case "bisection":
                 return RecursiveBisection(channels, frame=frame, reach=reach, width=width, parameters=parameters)
             case "ddim":

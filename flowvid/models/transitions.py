@@ -23,15 +23,16 @@ from torch import Tensor
 
 from flowvid.dynamics.heads import TransitionHeads
 from flowvid.dynamics.state import Anchor, Query
-from flowvid.models.frames import anchor_at, state_at, still
+from flowvid.models.frames import anchor_at, draw_distance, state_at, still
 from flowvid.noise import Noise
 from flowvid.video import Trajectory
 
-SITUATIONS = {"start": 0.60, "inner": 0.28, "end": 0.12}
+SITUATIONS = {"start": 0.52, "inner": 0.36, "end": 0.12}
 """Shares of a training batch."""
 
 _BEYOND = 0.1
 _FROM_ANCHOR = 0.45
+_STILL = 0.15
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,10 @@ class Transitions:
         def anchors(name: str) -> Anchor:
             found = [getattr(part.query, name) for part in parts]
             return Anchor(
-                *(join(*(getattr(anchor, field) for anchor in found)) for field in ("state", "moving", "span"))
+                *(
+                    join(*(getattr(anchor, field) for anchor in found))
+                    for field in ("state", "moving", "span", "present")
+                )
             )
 
         query = Query(
@@ -78,7 +82,14 @@ class Transitions:
 
 
 def draw_transitions(
-    heads: TransitionHeads, trajectory: Trajectory, noise: Noise, *, frame: float, reach: int, input_noise: float
+    heads: TransitionHeads,
+    trajectory: Trajectory,
+    noise: Noise,
+    *,
+    frame: float,
+    reach: int,
+    bounded: float,
+    input_noise: float,
 ) -> Transitions:
     """One transition for each clip of the batch, the situations in their shares.
 
@@ -88,6 +99,7 @@ def draw_transitions(
         noise: One seed per clip.
         frame: Seconds between the frames.
         reach: Most frames to a later anchor, and half of those to an earlier one; at least the longest gap.
+        bounded: Share of the start and inner states that have a later anchor.
         input_noise: Standard deviation of the noise on inner states that no jump reached.
 
     Raises:
@@ -100,7 +112,7 @@ def draw_transitions(
             f"Clips need at least {2 * reach + 2} frames, twice the reach of {reach} frames and two more; "
             f"got {trajectory.states.shape[1]}."
         )
-    drawer = _Drawer(heads, frame, reach, input_noise)
+    drawer = _Drawer(heads, frame, reach, bounded, input_noise)
     parts: list[Transitions] = []
     first, share = 0, 0.0
     for name, draw in (("start", drawer.start), ("inner", drawer.inner), ("end", drawer.end)):
@@ -114,8 +126,9 @@ def draw_transitions(
 
 
 class _Drawer:
-    def __init__(self, heads: TransitionHeads, frame: float, reach: int, input_noise: float) -> None:
+    def __init__(self, heads: TransitionHeads, frame: float, reach: int, bounded: float, input_noise: float) -> None:
         self.heads = heads
+        self.bounded = bounded
         self.frame = frame
         self.reach = reach
         self.input_noise = input_noise
@@ -125,10 +138,11 @@ class _Drawer:
         """Known states, half of them with a later anchor."""
         device, count = trajectory.states.device, trajectory.states.shape[1]
         index = noise.integers("index", 1, count - self.reach, device=device)
-        bounded, future = self._future(trajectory, noise, index)
-        moving = ~(bounded & (noise.uniform("still", device=device) < 0.15))
+        bounded, future = self._future(trajectory, noise, index, draw_distance(noise, "future", self.reach, device))
+        moving = ~(bounded & (noise.uniform("still", device=device) < _STILL))
         state = still(state_at(trajectory, index, frame=self.frame), moving)
-        query = Query(state, moving, Anchor.none(state), future)
+        past = Anchor(state, moving, torch.zeros_like(future.span), torch.ones_like(moving))
+        query = Query(state, moving, past, future)
         weight = self._weight(None, self._beyond(future)) * (self.frames > 0)
         return self._transitions(query, index, weight, first)
 
@@ -142,16 +156,23 @@ class _Drawer:
         distance = torch.where(from_anchor, gap.abs(), distance)
         gap = torch.where(from_anchor, gap.abs(), gap)
         past_at, source = index - distance, index - gap
-        bounded, future = self._future(trajectory, noise, index)
+        rest = torch.where(distance < self.reach, self.reach - distance, self.reach)
+        ahead = torch.where(
+            noise.uniform("interval", device=device) < 0.5, rest, draw_distance(noise, "future", self.reach, device)
+        )
+        bounded, future = self._future(trajectory, noise, index, ahead)
         future_at = index + self._beyond(future)
-        past = anchor_at(trajectory, index, past_at, moving=True, frame=self.frame)
+        anchored = ~(bounded & (noise.uniform("still", device=device) < _STILL))
+        past = anchor_at(trajectory, index, past_at, moving=anchored, frame=self.frame)
+        whole = torch.ones_like(bounded)
         with torch.no_grad():
-            origin = state_at(trajectory, source.clamp(1, count - 1), frame=self.frame)
+            source_moving = anchored | (source != past_at)
+            origin = still(state_at(trajectory, source.clamp(1, count - 1), frame=self.frame), source_moving)
             at_source = Query(
                 origin,
-                torch.ones_like(bounded),
-                anchor_at(trajectory, source, past_at, moving=True, frame=self.frame).where(source != past_at),
-                anchor_at(trajectory, source, future_at, moving=False, frame=self.frame).where(bounded),
+                source_moving,
+                anchor_at(trajectory, source, past_at, moving=anchored, frame=self.frame),
+                anchor_at(trajectory, source, future_at, moving=~whole, frame=self.frame).where(bounded),
             )
             head = (self.frames == gap[:, None]).long().argmax(dim=1)
             rates = self.heads(at_source)[torch.arange(len(head), device=device), head]
@@ -162,26 +183,29 @@ class _Drawer:
         unit = torch.stack((torch.ones_like(self.heads.velocity_scale), self.heads.velocity_scale))
         noisy = exact + (jitter * unit[:, None, None, None]).flatten(1, 2)
         state = torch.where(possible[:, None, None, None], jumped, noisy)
-        query = Query(state, torch.ones_like(bounded), past, future)
+        query = Query(state, whole, past, future)
         return self._transitions(query, index, self._weight(distance, self._beyond(future)), first)
 
     def end(self, trajectory: Trajectory, noise: Noise, first: int) -> Transitions:
         """Lone known states after a known one."""
         device, count = trajectory.states.device, trajectory.states.shape[1]
         index = noise.integers("index", self.reach + 1, count, device=device)
-        distance = noise.integers("distance", 1, self.reach + 1, device=device)
+        distance = draw_distance(noise, "distance", self.reach, device)
         moving = torch.zeros_like(index, dtype=torch.bool)
         state = still(state_at(trajectory, index, frame=self.frame), moving)
-        past = anchor_at(trajectory, index, index - distance, moving=True, frame=self.frame)
+        anchored = noise.uniform("still", device=device) >= _STILL
+        past = anchor_at(trajectory, index, index - distance, moving=anchored, frame=self.frame)
         weight = self._weight(distance, None) * (self.frames < 0)
         return self._transitions(Query(state, moving, past, Anchor.none(state)), index, weight, first)
 
-    def _future(self, trajectory: Trajectory, noise: Noise, index: Tensor) -> tuple[Bool[Tensor, "n"], Anchor]:
-        """A later anchor within reach for half of the states."""
-        device = index.device
-        bounded = noise.uniform("bounded", device=device) < 0.5
-        at = index + noise.integers("future", 1, self.reach + 1, device=device)
-        return bounded, anchor_at(trajectory, index, at, moving=False, frame=self.frame).where(bounded)
+    def _future(
+        self, trajectory: Trajectory, noise: Noise, index: Tensor, distance: Tensor
+    ) -> tuple[Bool[Tensor, "n"], Anchor]:
+        """A later anchor for a share of the states."""
+        bounded = noise.uniform("bounded", device=index.device) < self.bounded
+        lone = torch.zeros_like(bounded)
+        anchor = anchor_at(trajectory, index, index + distance, moving=lone, frame=self.frame)
+        return bounded, anchor.where(bounded)
 
     def _beyond(self, future: Anchor) -> Int64[Tensor, "n"]:
         """Frames to the later anchor; zero where there is none."""

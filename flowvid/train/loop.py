@@ -51,7 +51,7 @@ class Optimisation:
 
     steps: int
     batch: int = 64
-    learning_rate: float = 1.5e-3
+    learning_rate: float = 2e-3
     warmup: int = 100
     weight_decay: float = 0.01
     clip: float = 1.0
