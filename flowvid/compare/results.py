@@ -33,6 +33,7 @@ def run_study(study: Study, folder: Path, *, device: str, stage: Stage) -> dict[
         device: Where to compute.
         stage: Announces what begins.
     """
+    environment = _environment(device)
     codec, models = train_study(study, folder / "models", device=device, stage=stage)
     rows: list[dict[str, Any]] = []
     chosen: dict[str, dict[str, str]] = {}
@@ -47,7 +48,7 @@ def run_study(study: Study, folder: Path, *, device: str, stage: Stage) -> dict[
         "parameters": {name: _parameters(saved) for (name, s), saved in models.items() if s == study.seeds[0]},
         "training_seconds": {f"{name}, seed {seed}": saved.seconds for (name, seed), saved in models.items()}
         | {"codec": codec.seconds},
-        "environment": _environment(device),
+        "environment": environment,
         "rows": rows,
     }
     write_json(folder / "results.json", content)
