@@ -2,6 +2,7 @@
 
 __all__ = ["COLUMNS", "draw_study", "tables"]
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,62 +70,58 @@ def draw_study(study: Study, content: dict[str, Any], folder: Path, *, device: s
     """
     codec, saved = train_study(study, folder / "models", device=device, stage=stage)
     seed = study.seeds[0]
-    models: dict[str, VideoModel] = {name: found.network for (name, at), found in saved.items() if at == seed}
-    bench = Bench.of(study.run, codec.network, "test", clips=4, device=device)
-    rows = {method.name: method for method in methods(study.ddim_steps, study.models)}
-    chosen = content["chosen_on_validation"][str(seed)]
+    shown = _Shown(
+        study,
+        Bench.of(study.run, codec.network, "test", clips=4, device=device),
+        {name: found.network for (name, at), found in saved.items() if at == seed},
+        content["chosen_on_validation"][str(seed)],
+    )
     paths = [folder / "comparison.png", folder / "curves.png", folder / "samples.mp4"]
-    _draw_strips(paths[0], study, bench, models, rows, chosen)
+    _draw_strips(paths[0], shown)
     _draw_costs(paths[1], study, content)
-    _draw_video(paths[2], study, bench, models, rows, chosen)
+    _draw_video(paths[2], shown)
     return paths
 
 
-def _method(name: str, task: str, study: Study, rows: dict[str, Method], chosen: dict[str, str]) -> Method:
+@dataclass(frozen=True, eq=False)
+class _Shown:
+    """What pictures show: a few test clips and the models of the first seed."""
+
+    study: Study
+    bench: Bench
+    models: dict[str, VideoModel]
+    chosen: dict[str, str]
+
+    def answers(self, task: str, times: list[float]) -> dict[str, Video]:
+        """The truth and every shown method at some times."""
+        rows = {method.name: method for method in methods(self.study.ddim_steps, self.study.models)}
+        found = {"truth": self.bench.truth(times)}
+        for name in _SHOWN[task]:
+            method = rows[self.chosen[task]] if name == CHOSEN else rows[_row_name(name, self.study)]
+            found[name] = self.bench.codec.decode(sample(self.bench, method, self.models, task, times).trajectory)
+        return found
+
+
+def _row_name(name: str, study: Study) -> str:
     """The row behind a short name."""
-    if name == CHOSEN:
-        return rows[chosen[task]]
-    return rows[f"ddim, {study.ddim_steps[-1]} steps"] if name == "ddim" else rows[name]
+    return f"ddim, {study.ddim_steps[-1]} steps" if name == "ddim" else name
 
 
-def _answers(
-    study: Study,
-    bench: Bench,
-    models: dict[str, VideoModel],
-    rows: dict[str, Method],
-    chosen: dict[str, str],
-    task: str,
-    times: list[float],
-) -> dict[str, Video]:
-    """The truth and every shown method at some times."""
-    found = {"truth": bench.truth(times)}
-    for name in _SHOWN[task]:
-        method = _method(name, task, study, rows, chosen)
-        found[name] = bench.codec.decode(sample(bench, method, models, task, times).trajectory)
-    return found
-
-
-def _draw_strips(
-    path: Path,
-    study: Study,
-    bench: Bench,
-    models: dict[str, VideoModel],
-    rows: dict[str, Method],
-    chosen: dict[str, str],
-) -> None:
+def _draw_strips(path: Path, shown: _Shown) -> None:
+    run = shown.study.run
     panels: list[tuple[str, list[float], list[Strip]]] = []
     known: list[list[float]] = []
-    frame = study.run.frame
-    for task, clip in (("predict", 0), ("predict", 1), ("fill", 0), ("fill", 1)):
+    for task in ("predict", "fill"):
         if task == "predict":
-            ahead = task_frames(study.run, "predict") + task_frames(study.run, "extrapolate")
-            times = [-frame, 0.0, *ahead[1::2]]
+            ahead = task_frames(run, "predict") + task_frames(run, "extrapolate")
+            times = [-run.frame, 0.0, *ahead[1::2]]
         else:
-            times = [-frame, 0.0, *task_frames(study.run, "fill"), study.run.horizon]
-        answers = _answers(study, bench, models, rows, chosen, task, times)
-        strips = [Strip(name, video.frames[clip]) for name, video in answers.items()]
-        panels.append((f"{_TITLES[task].split(',')[0]} (test clip {clip})", times, strips))
-        known.append(known_times(study.run, task))
+            times = [-run.frame, 0.0, *task_frames(run, "fill"), run.horizon]
+        answers = shown.answers(task, times)
+        for clip in range(2):
+            strips = [Strip(name, video.frames[clip]) for name, video in answers.items()]
+            panels.append((f"{_TITLES[task].split(',')[0]} (test clip {clip})", times, strips))
+            known.append(known_times(run, task))
     film_strips(path, panels, known=known)
 
 
@@ -137,7 +134,7 @@ def _draw_costs(path: Path, study: Study, content: dict[str, Any]) -> None:
     ):
         curves = []
         for name in names:
-            row_name = f"ddim, {study.ddim_steps[-1]} steps" if name == "ddim" else name
+            row_name = _row_name(name, study)
             by_seed = [
                 [value for task in tasks for value in _row(content, task, row_name, seed)["position_error_by_frame"]]
                 for seed in study.seeds
@@ -160,22 +157,15 @@ def _draw_costs(path: Path, study: Study, content: dict[str, Any]) -> None:
     draw_curves(path, over_time=over_time, costs=costs, batch=batch)
 
 
-def _draw_video(
-    path: Path,
-    study: Study,
-    bench: Bench,
-    models: dict[str, VideoModel],
-    rows: dict[str, Method],
-    chosen: dict[str, str],
-) -> None:
-    frame = study.run.frame
-    times = [-frame, 0.0, *task_frames(study.run, "predict"), *task_frames(study.run, "extrapolate")]
-    answers = _answers(study, bench, models, rows, chosen, "predict", times)
-    clips = [[Strip(name, video.frames[clip]) for name, video in answers.items()] for clip in range(len(bench.clips))]
-    horizon = study.run.horizon
-    phases = ["known" if t <= 0 else "predicted" if t <= horizon else "beyond the trained horizon" for t in times]
+def _draw_video(path: Path, shown: _Shown) -> None:
+    run = shown.study.run
+    times = [-run.frame, 0.0, *task_frames(run, "predict"), *task_frames(run, "extrapolate")]
+    answers = shown.answers("predict", times)
+    count = len(shown.bench.clips)
+    clips = [[Strip(name, video.frames[clip]) for name, video in answers.items()] for clip in range(count)]
+    phases = ["known" if t <= 0 else "predicted" if t <= run.horizon else "beyond the trained horizon" for t in times]
     captions = [f"{time:+.3f} s: {phase}" for time, phase in zip(times, phases, strict=True)]
-    write_video(path, side_by_side(clips, zoom=_ZOOM, captions=captions), fps=1 / frame)
+    write_video(path, side_by_side(clips, zoom=_ZOOM, captions=captions), fps=1 / run.frame)
 
 
 def _row(content: dict[str, Any], task: str, method: str, seed: int) -> dict[str, Any]:
