@@ -13,14 +13,14 @@ import pytest
 import torch
 from PIL import Image
 
-from flowvid.compare import report, results
 from flowvid.compare.measure import Bench, condition, error_by_frame, known_times, measure, measure_cost, task_frames
-from flowvid.compare.methods import CANDIDATES, CHOSEN, TASKS, Method, methods
+from flowvid.compare.methods import CHOSEN, TASKS, Method, candidates, methods
 from flowvid.compare.report import COLUMNS, draw_study, tables
 from flowvid.compare.results import run_study, table
 from flowvid.compare.study import Study, demo_study, train_study
 from flowvid.data.clips import World, clip_positions, render_clips
 from flowvid.encoders.codec import IdentityCodec
+from flowvid.models.continuous import MultiScale
 from flowvid.models.rivals import RIVALS
 from flowvid.train.loop import Optimisation
 from flowvid.train.run import Run
@@ -42,10 +42,10 @@ TINY = Study(
     timing_repeats=1,
     ddim_steps=(1, 2),
 )
-COMPETING = tuple(method for method in CANDIDATES if method.name in ("two-sided", "two-sided-4", "jump"))
+COMPETING = tuple(method for method in TINY.candidates if method.name in ("two-sided", "two-sided-4", "jump"))
 ROWS = tuple(
     method
-    for method in methods(TINY.ddim_steps)
+    for method in TINY.methods
     if method in COMPETING or method.model != "multiscale" or method.name == "calibrated + rk4"
 )
 """The study measures a few of many rows that differ only in their solver or weights, which would take minutes."""
@@ -79,9 +79,8 @@ class Carried:
 def carried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Carried]:
     folder, stages = tmp_path_factory.mktemp("study"), Stages([], [])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "methods", lambda steps: ROWS)
-        patch.setattr(report, "methods", lambda steps: ROWS)
-        patch.setattr(results, "CANDIDATES", COMPETING)
+        patch.setattr(Study, "methods", property(lambda study: ROWS))
+        patch.setattr(Study, "candidates", property(lambda study: COMPETING))
         yield Carried(folder, run_study(TINY, folder, device="cpu", stage=stages), stages)
 
 
@@ -353,11 +352,22 @@ def test_costs_are_those_of_a_whole_clip_for_a_batch_of_any_size(bench: Bench) -
 
 
 def test_rows_have_unique_names_and_one_reference_of_denoising() -> None:
-    found = methods((1, 4, 16))
+    found = methods((1, 4, 16), RIVALS, 16)
     assert len({method.name for method in found}) == len(found)
     assert {method.model for method in found} == {*RIVALS, "copy-last", "linear-blend"}
     assert [m.name for m in found if m.model == "ddim" and m.group == "main"] == ["ddim, 16 steps"]
-    assert set(CANDIDATES) <= set(found)
+    assert set(candidates(16)) <= set(found)
+    assert {method.model for method in methods((1,), ("direct",), 16)} == {"direct", "copy-last", "linear-blend"}
+
+
+@pytest.mark.parametrize("longest", [1, 2, 4, 8, 16])
+def test_candidates_use_gaps_that_the_model_has(longest: int) -> None:
+    solvers = MultiScale(2, frame=0.125, scales=longest.bit_length(), reach=16, width=8).solvers
+    assert all(method.solver in solvers for method in candidates(longest))
+
+
+def test_the_chosen_row_is_no_row_of_its_own() -> None:
+    found = methods((1, 4, 16), RIVALS, 16)
     assert CHOSEN not in {method.name for method in found}
 
 

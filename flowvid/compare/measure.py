@@ -15,7 +15,7 @@ from flowvid.data.clips import Clip, World, clip_positions, has_event, render_cl
 from flowvid.encoders.codec import Codec
 from flowvid.metrics.cost import cost, median_seconds
 from flowvid.metrics.distortion import mean_squared_error, psnr, ssim
-from flowvid.metrics.motion import position_error, second_difference_ratio, speed_unevenness
+from flowvid.metrics.motion import centroid, position_error, second_difference_ratio, speed_unevenness
 from flowvid.models.baselines import CopyLast, LinearBlend
 from flowvid.models.video_model import VideoModel
 from flowvid.noise import Noise
@@ -60,8 +60,9 @@ class Bench:
         return has_event(self.clips, 0.0, self.run.horizon)
 
     def positions(self, times: Tensor | Sequence[float]) -> Float64[Tensor, "clip time 2"]:
-        """True positions of the first digit."""
-        return clip_positions(self.clips, times)[:, :, 0]
+        """True positions: in closed form for one digit; of several digits, the centroid of their true frames."""
+        positions = clip_positions(self.clips, times)
+        return positions[:, :, 0] if positions.shape[2] == 1 else centroid(self.truth(times)).cpu()
 
     def truth(self, times: Tensor | Sequence[float]) -> Video:
         """True frames, on the device of the latents."""

@@ -1,6 +1,6 @@
 """The methods of the comparison: a model with a way to sample it, and the tasks it can answer."""
 
-__all__ = ["CANDIDATES", "CHOSEN", "TASKS", "Method", "methods"]
+__all__ = ["CHOSEN", "TASKS", "Method", "candidates", "methods"]
 
 from dataclasses import dataclass
 
@@ -32,11 +32,17 @@ class Method:
 CHOSEN = "multi-scale"
 """The row of the multi-scale model with the candidate that did best on validation clips, task by task."""
 
-CANDIDATES = tuple(
-    Method(name=f"{solver}", model="multiscale", solver=solver, group="solver")
-    for solver in ("two-sided", "two-sided-8", "two-sided-4", "jump", "jump-8", "jump-4", "jump-2", "jump-1")
-)
-"""Ways to sample the multi-scale model that compete on validation clips."""
+
+def candidates(longest: int) -> tuple[Method, ...]:
+    """Ways to sample the multi-scale model that compete on validation clips.
+
+    Arguments:
+        longest: The longest gap in frames; some ways use shorter gaps alone.
+    """
+    solvers = [*(f"two-sided-{limit}" for limit in (8, 4)), "jump", *(f"jump-{limit}" for limit in (8, 4, 2, 1))]
+    usable = [solver for solver in solvers if not solver[-1].isdigit() or int(solver.rsplit("-")[-1]) < longest]
+    return tuple(Method(name=s, model="multiscale", solver=s, group="solver") for s in ("two-sided", *usable))
+
 
 _ABLATIONS = tuple(
     Method(name=f"{weights} + rk4", model="multiscale", solver="rk4", weights=weights, group="ablation")
@@ -44,18 +50,19 @@ _ABLATIONS = tuple(
 )
 
 
-def methods(ddim_steps: tuple[int, ...], models: tuple[str, ...]) -> tuple[Method, ...]:
+def methods(ddim_steps: tuple[int, ...], models: tuple[str, ...], longest: int) -> tuple[Method, ...]:
     """All rows in the order of the table, without the chosen one.
 
     Arguments:
         ddim_steps: Numbers of DDIM steps; the last is the reference.
         models: Learned models that take part.
+        longest: The longest gap in frames.
     """
     reference = ddim_steps[-1]
     rows = (
         Method(name="copy-last", model="copy-last", group="baseline"),
         Method(name="linear blend", model="linear-blend", tasks=("fill",), group="baseline"),
-        *CANDIDATES,
+        *candidates(longest),
         Method(name="dopri5", model="multiscale", solver="dopri5", group="solver"),
         *_ABLATIONS,
         Method(name="bisection", model="bisection", tasks=("fill",)),

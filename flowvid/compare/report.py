@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from flowvid.compare.measure import Bench, known_times, sample, task_frames
-from flowvid.compare.methods import CHOSEN, TASKS, Method, methods
+from flowvid.compare.methods import CHOSEN, TASKS, Method
 from flowvid.compare.results import table
 from flowvid.compare.study import Stage, Study, train_study
 from flowvid.data.files import write_video
@@ -94,7 +94,7 @@ class _Shown:
 
     def answers(self, task: str, times: list[float]) -> dict[str, Video]:
         """The truth and every shown method at some times."""
-        rows = {method.name: method for method in methods(self.study.ddim_steps, self.study.models)}
+        rows = {method.name: method for method in self.study.methods}
         found = {"truth": self.bench.truth(times)}
         for name in _SHOWN[task]:
             method = rows[self.chosen[task]] if name == CHOSEN else rows[_row_name(name, self.study)]
@@ -147,7 +147,7 @@ def _draw_costs(path: Path, study: Study, content: dict[str, Any]) -> None:
     costs = []
     for title, task in (("predict", "predict"), ("fill in", "fill")):
         points = []
-        for method in methods(study.ddim_steps, study.models):
+        for method in study.methods:
             found = [r for r in content["rows"] if (r["task"], r["split"], r["method"]) == (task, "test", method.name)]
             if found and method.group != "baseline":
                 mean = {k: sum(r[k] for r in found) / len(found) for k in ("evaluations", "seconds", "position_error")}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from flowvid.compare.measure import Bench, error_by_frame, measure, measure_cost
-from flowvid.compare.methods import CANDIDATES, CHOSEN, TASKS, Method, methods
+from flowvid.compare.methods import CHOSEN, TASKS, Method
 from flowvid.compare.study import Stage, Study, train_study
 from flowvid.data.files import write_json
 from flowvid.encoders.codec import Codec
@@ -102,7 +102,7 @@ def _choose(study: Study, codec: Saved[Codec], models: dict[str, VideoModel], de
     bench = Bench.of(study.run, codec.network, "validation", clips=study.run.validation_clips, device=device)
     choice = {}
     for task in TASKS:
-        errors = {method: float(error_by_frame(bench, method, models, task).mean()) for method in CANDIDATES}
+        errors = {method: float(error_by_frame(bench, method, models, task).mean()) for method in study.candidates}
         choice[task] = min(errors, key=lambda method: errors[method])
     return choice
 
@@ -122,7 +122,7 @@ def _rows(
         name: Bench.of(run, codec.network, "test", clips=study.test_clips, device=device, world=of)
         for name, of in (("test", world), ("slower", world.slower()), ("faster", world.faster()))
     }
-    everything = methods(study.ddim_steps, study.models)
+    everything = study.methods
     jobs: list[tuple[str, str, Method | None]] = []
     for task in TASKS:
         rows = [replace(choice[task], name=CHOSEN, group="main"), *(m for m in everything if task in m.tasks)]
@@ -151,7 +151,7 @@ def _is_main(method: Method | None) -> bool:
     return method is None or method.group in ("main", "baseline")
 
 
-def _cell(values: list[float | None]) -> str:
+def _cell(values: list[int | float | None]) -> str:
     numbers = [value for value in values if value is not None]
     if not numbers:
         return "-"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from flowvid.compare.methods import Method, candidates, methods
 from flowvid.encoders.codec import Codec
 from flowvid.models.rivals import RIVALS
 from flowvid.models.video_model import LearnedModel
@@ -51,6 +52,20 @@ class Study:
     def __post_init__(self) -> None:
         if not self.seeds or min(self.test_clips, self.timing_clips, self.timing_repeats, *self.ddim_steps) < 1:
             raise ValueError(f"A study needs at least one seed and positive numbers of clips and steps; got {self}.")
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """All rows of the table, without the chosen one."""
+        return methods(self.ddim_steps, self.models, self._longest)
+
+    @property
+    def candidates(self) -> tuple[Method, ...]:
+        """Ways to sample the multi-scale model that compete on validation clips."""
+        return candidates(self._longest)
+
+    @property
+    def _longest(self) -> int:
+        return 2 ** (self.run.scales - 1)
 
     def seeded(self, seed: int) -> Run:
         """The run with one of the seeds."""

@@ -50,7 +50,7 @@ class MultiScaleField:
 
     def drift(self, weights: ScaleWeights) -> Drift:
         """The instantaneous velocity under a rule, w(0) applied to the heads."""
-        combined = torch.tensor(weights(0.0), dtype=torch.float32)
+        combined = torch.tensor(weights(0.0))
 
         def velocity(time: float, state: Tensor) -> Tensor:
             rates = self.rates([time], state[:, None], [True])[:, 0]

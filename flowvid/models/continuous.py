@@ -5,8 +5,9 @@ network sees the nearest known states before and after it, so prediction and int
 
 After training, Gram matrices of head outputs and true displacements on validation clips give the calibrated weights
 w(h) and the error of a jump for every real step h in closed form (SCIENCE P6), separately for the situations whose
-errors differ: nothing known ahead, a later anchor known, or a lone known end. A step combines the heads of its own
-sign up to the first gap that is not shorter than it; h = 0, the drift, combines all forward heads.
+errors differ: nothing known ahead, a later anchor known, or a lone known frame whose velocity is unknown. A step
+combines the heads of its own sign up to the first gap that is not shorter than it; h = 0, the drift, combines all
+forward heads.
 """
 
 __all__ = ["WEIGHTS", "MultiScale"]
@@ -38,7 +39,7 @@ WEIGHTS = ("calibrated", "lagrange", "richardson", "least-squares", "instant", "
 
 Value = TypeVar("Value")
 
-_CONTEXTS = ("open", "bounded", "end")
+_CONTEXTS = ("open", "bounded", "still")
 _ROUNDS = 8
 _LEAST_ERROR = 1e-6
 
@@ -129,40 +130,44 @@ class MultiScale(LearnedModel):
         """Measure the Gram matrices behind the calibrated weights on validation trajectories."""
         count, half = trajectory.states.shape[1], len(self.heads.gaps) // 2
         offsets = torch.arange(-self.longest, self.longest + 1, device=self.gram.device)
-        gram, seen = torch.zeros_like(self.gram), torch.zeros(len(_CONTEXTS), device=self.gram.device)
+        gram = torch.zeros_like(self.gram)
+        seen = torch.zeros_like(gram[..., 0, 0])
         for number in range(_ROUNDS):
-            noise = Noise.batch(number, len(trajectory)).fold("calibration")
-            drawn = self._draw(trajectory, noise)
+            drawn = self._draw(trajectory, Noise.batch(number, len(trajectory)).fold("calibration"))
             inside = (drawn.index >= self.longest) & (drawn.index < count - self.longest)
             velocities = self.heads(drawn.query)[:, :, : self.heads.channels]
             around = take(trajectory.states, (drawn.index[:, None] + offsets).clamp(0, count - 1))
             around = around - drawn.query.latent[:, None]
-            bounded = drawn.query.future.present
-            contexts = (drawn.query.moving & ~bounded, drawn.query.moving & bounded, ~drawn.query.moving & ~bounded)
-            for context, rows in enumerate(contexts):
-                mask = (rows & inside).double()[:, None, None]
-                seen[context] += mask.sum()
+            moving, bounded = drawn.query.moving, drawn.query.future.present
+            for context, rows in enumerate((moving & ~bounded, moving & bounded, ~moving)):
                 for sign, chosen in enumerate((slice(half, None), slice(0, half))):
-                    vectors = torch.cat((velocities[:, chosen], around), dim=1).flatten(2).double() * mask
-                    flat = vectors.transpose(0, 1).flatten(1)
+                    trained = (drawn.weight[:, chosen] > 0).any(dim=1)
+                    mask = (rows & inside & trained).double()
+                    vectors = torch.cat((velocities[:, chosen], around), dim=1).flatten(2).double()
+                    flat = (vectors * mask[:, None, None]).transpose(0, 1).flatten(1)
                     gram[context, sign] += flat @ flat.T / vectors.shape[2]
-        self.gram.copy_(gram / seen.clamp(min=1)[:, None, None, None])
+                    seen[context, sign] += mask.sum()
+        self.gram.copy_(gram / seen.clamp(min=1)[..., None, None])
 
     def calibration(self, *, context: str = "open", forward: bool = True) -> Calibration:
         """The measured calibration of the heads of one sign.
 
         Arguments:
-            context: "open" (nothing known ahead), "bounded" (a later anchor) or "end" (a lone known end).
+            context: "open" (nothing known ahead), "bounded" (a later anchor) or "still" (no velocity).
             forward: Which sign.
 
         Raises:
-            ValueError: The model was not calibrated.
+            ValueError: The model was not calibrated, or not in this context.
         """
-        if not bool(self.gram.any()):
-            raise ValueError("This model has no calibration yet; train it to the end, or call finish(validation data).")
         half = len(self.heads.gaps) // 2
         gaps = self.heads.gaps[half:] if forward else self.heads.gaps[:half]
         gram = self.gram[_CONTEXTS.index(context), 0 if forward else 1]
+        if not bool(gram.any()):
+            raise ValueError(
+                f"This model has no calibration for {'forward' if forward else 'backward'} steps in the context "
+                f"{context!r}: train it to the end, or call finish(validation data) with more clips; a model trained "
+                "for one task alone cannot answer another."
+            )
         return Calibration(gaps, self.frame, gram.cpu().numpy())
 
     def sample(
@@ -188,7 +193,12 @@ class MultiScale(LearnedModel):
         if weights not in WEIGHTS:
             raise ValueError(f"The weights are {', '.join(WEIGHTS)}; got {weights!r}.")
         known, points = condition.require(), as_times(times).tolist()
-        field = MultiScaleField(self.heads, Surroundings(condition, gap=self.frame))
+        around = Surroundings(condition, gap=self.frame)
+        if len(around.times) == 1 and not around.moving[0]:
+            raise ValueError(
+                f"One frame does not determine motion: give a second one {self.frame} s before it, or a later one."
+            )
+        field = MultiScaleField(self.heads, around)
         wanted = not_known(points, known)
         if not wanted:
             return Solution(known.at(*points), 0, 0)
@@ -226,9 +236,10 @@ class MultiScale(LearnedModel):
         if name == "jump":
             plan = fenwick_plan(around.times[first], wanted, gaps)
         else:
-            on_grid = all(abs((t - around.times[first]) / self.frame % 1) < 1e-6 for t in wanted)
+            offsets = [(time - around.times[first]) / self.frame for time in wanted]
+            on_grid = all(abs(offset - round(offset)) < 1e-6 for offset in offsets)
             plan = two_sided_plan([around.times[i] for i in roots], wanted, gaps, spacing=4 if on_grid else 2)
-        bounded = len(around.times) > first + 1
+        bounded = around.times[-1] >= max(wanted)
         known = torch.stack([around.state(index) for index in roots], dim=1)
         moving = [around.moving[index] for index in roots]
         rule, error = self._rule(weights, bounded=bounded), self._error(bounded=bounded)
@@ -244,14 +255,14 @@ class MultiScale(LearnedModel):
                 "An ODE solver needs the velocity at the start: give two context frames one shortest gap apart "
                 f"({self.frame} s), or use the solver two-sided."
             )
-        rule = self._rule(weights, bounded=len(around.times) > start + 1)
+        rule = self._rule(weights, bounded=around.times[-1] >= max(wanted))
         drift = field.drift(lambda h: rule(h, True))
         solution = Ode(method=solver).solve(drift, around.state(start), [around.times[start], *wanted])
         trajectory = Trajectory(solution.trajectory.states[:, 1:], solution.trajectory.times[1:])
         return Solution(trajectory, solution.evaluations, solution.depth, solution.accepted, solution.rejected)
 
     def _calibration(self, h: float, *, moving: bool, bounded: bool) -> Calibration:
-        context = ("bounded" if bounded else "open") if moving else "end"
+        context = ("bounded" if bounded else "open") if moving else "still"
         return self.calibration(context=context, forward=h >= 0).among(_reaching(self.heads.gaps, h))
 
     def _error(self, *, bounded: bool) -> Callable[[float, bool], float]:
@@ -283,8 +294,12 @@ class MultiScale(LearnedModel):
         return self._memory.setdefault(key, cache(function))
 
     def _values(self, name: str, h: float, gaps: tuple[float, ...], *, moving: bool, bounded: bool) -> np.ndarray:
-        """Weights of some of the gaps, all of the sign of h, by the name of the rule."""
-        match name:
+        """Weights of some of the gaps, all of the sign of h, by the name of the rule.
+
+        From a state of unknown velocity the hidden velocity appears at once, so its rates over different gaps do not
+        combine; there the measured rules give way to interpolation, which is exact at a gap.
+        """
+        match name if moving or name not in ("calibrated", "softmax") else "lagrange":
             case "calibrated":
                 return self._calibration(h, moving=moving, bounded=bounded).weights(h)
             case "lagrange":
