@@ -45,6 +45,7 @@ _SHOWN = {
     "fill": (CHOSEN, "bisection", "direct", "ddim", "linear blend"),
 }
 _ZOOM = 4
+_UNLABELLED = ("-8", "-4", "-2")
 
 
 def tables(content: dict[str, Any]) -> str:
@@ -151,7 +152,8 @@ def _draw_costs(path: Path, study: Study, content: dict[str, Any]) -> None:
             found = [r for r in content["rows"] if (r["task"], r["split"], r["method"]) == (task, "test", method.name)]
             if found and method.group != "baseline":
                 mean = {k: sum(r[k] for r in found) / len(found) for k in ("evaluations", "seconds", "position_error")}
-                points.append(CostPoint(method.name, _family(method), *mean.values()))
+                label = "" if method.name.endswith(_UNLABELLED) else method.name
+                points.append(CostPoint(label, _family(method), *mean.values()))
         costs.append((title, points))
     batch = f"{study.timing_clips} clips x {round(horizon / frame) + 1} frames"
     draw_curves(path, over_time=over_time, costs=costs, batch=batch)

@@ -46,7 +46,7 @@ class CostPoint:
     """One way of sampling: what it costs and how far off it is.
 
     Arguments:
-        name: Its label.
+        name: Its label; empty for none.
         family: Which points belong together.
         evaluations: Network evaluations per clip.
         seconds: Wall time of a batch.
@@ -109,11 +109,14 @@ def _against(axis: Axes, title: str, points: Sequence[CostPoint], cost: str, lab
         x, y = [getattr(point, cost) for point in chosen], [point.error for point in chosen]
         style = "o-" if family == "ddim" else "o"
         axis.plot(x, y, style, color=_colour(family, number), label=family, markersize=5, linewidth=1)
-        for point in chosen:
+        for point in (point for point in chosen if point.name):
             axis.annotate(
                 point.name, (getattr(point, cost), point.error), xytext=(4, 3), textcoords="offset points", fontsize=6.5
             )
     axis.set(title=title, xlabel=label, ylabel="position error (px)", xscale="log", yscale="log")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter("{x:g}")
+    axis.tick_params(axis="y", which="both", labelsize=7)
     axis.grid(alpha=0.25, which="both")
     axis.legend(fontsize=8)
 
