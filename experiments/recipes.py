@@ -29,7 +29,7 @@ def compare_models(scale: str) -> Study:
                 codec=Optimisation(steps=2000, learning_rate=2e-3),
                 model=Optimisation(steps=2500),
             )
-            return Study(run=run, seeds=(0, 1, 2), models=RIVALS, test_clips=256)
+            return Study(run=run, seeds=(0, 1, 2), models=RIVALS, test_clips=128, timing_repeats=1)
         case "gpu":
             run = Run(
                 clips=16384,
