@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--known",
         type=_seconds,
-        help="times of the known frames, such as=-0.125,0 or =-0.125,0,2; default: two context frames",
+        help="times of the known frames, such as --known=-0.125,0,2; default: two context frames",
     )
     sample.add_argument("--split", choices=("train", "validation", "test"), default="test", help="default: %(default)s")
     sample.add_argument("--clip", type=int, default=0, help="number of the clip to continue; default: %(default)s")
