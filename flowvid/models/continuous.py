@@ -41,6 +41,7 @@ Value = TypeVar("Value")
 
 _CONTEXTS = ("open", "bounded", "still")
 _ROUNDS = 8
+_LEAST_CLIPS = 64
 _LEAST_ERROR = 1e-6
 
 
@@ -130,6 +131,8 @@ class MultiScale(LearnedModel):
         """Measure the Gram matrices behind the calibrated weights on validation trajectories."""
         count, half = trajectory.states.shape[1], len(self.heads.gaps) // 2
         offsets = torch.arange(-self.longest, self.longest + 1, device=self.gram.device)
+        index = torch.arange(max(_LEAST_CLIPS, len(trajectory)), device=self.gram.device) % len(trajectory)
+        trajectory = Trajectory(trajectory.states[index], trajectory.times)
         gram = torch.zeros_like(self.gram)
         seen = torch.zeros_like(gram[..., 0, 0])
         for number in range(_ROUNDS):
