@@ -154,7 +154,7 @@ def test_the_ceiling_belongs_to_the_codec_and_not_to_a_seed(carried: Carried) ->
 
 def test_rivals_have_equally_many_parameters(carried: Carried) -> None:
     counts = carried.content["parameters"]
-    assert set(counts) == set(RIVALS)
+    assert set(counts) == set(TINY.models)
     assert all(abs(count / counts["multiscale"] - 1) < 0.05 for count in counts.values())
 
 
@@ -184,7 +184,7 @@ def test_carried_out_again_nothing_is_trained_and_the_numbers_are_the_same(carri
     study = replace(TINY, seeds=(0,))
     files = sorted((carried.folder / "models").iterdir())
     assert [path.name for path in files] == sorted(
-        ["codec.safetensors", *(f"{name}-seed{seed}.safetensors" for name in RIVALS for seed in TINY.seeds)]
+        ["codec.safetensors", *(f"{name}-seed{seed}.safetensors" for name in TINY.models for seed in TINY.seeds)]
     )
     before = {path: path.stat().st_mtime_ns for path in files}
     stages = Stages([], [])
@@ -201,7 +201,7 @@ def test_carried_out_again_nothing_is_trained_and_the_numbers_are_the_same(carri
 def test_a_study_announces_its_stages_and_reports_to_the_end(carried: Carried) -> None:
     assert carried.stages.names[0] == "codec"
     assert sum(name.startswith("measuring") for name in carried.stages.names) == len(TINY.seeds)
-    assert sum(name.startswith(RIVALS) for name in carried.stages.names) == len(RIVALS) * len(TINY.seeds)
+    assert sum(name.startswith(TINY.models) for name in carried.stages.names) == len(TINY.models) * len(TINY.seeds)
     assert all(done <= total and math.isfinite(value) for done, total, value in carried.stages.reports)
     assert carried.stages.reports[-1][0] == carried.stages.reports[-1][1]
 

@@ -196,7 +196,7 @@ def test_a_diverging_loss_is_an_error_within_a_few_steps(value: float, reported:
         calls.append(1)
         return point.weight.square().sum() * (value if len(calls) > 5 else 1.0)
 
-    with pytest.raises(ValueError, match=r"training diverged. Lower the learning rate \(0.0015\)"):
+    with pytest.raises(ValueError, match=r"training diverged. Lower the learning rate \(0.002\)"):
         fit(point, objective, Optimisation(steps=1000), progress=(lambda *report: None) if reported else None)
     assert len(calls) <= 25
 

@@ -51,7 +51,7 @@ def data(count: int = COUNT, *, batch: int = BATCH) -> Trajectory:
 
 def draw(trajectory: Trajectory, seed: int = 0, *, input_noise: float = 0.05, reach: int = REACH) -> Transitions:
     noise = Noise.batch(seed, len(trajectory))
-    return draw_transitions(HEADS, trajectory, noise, frame=FRAME, reach=reach, input_noise=input_noise)
+    return draw_transitions(HEADS, trajectory, noise, frame=FRAME, reach=reach, bounded=0.5, input_noise=input_noise)
 
 
 def frames_to(span: Tensor) -> Tensor:
@@ -224,7 +224,9 @@ def test_draws_are_a_function_of_the_noise(seed: int) -> None:
 
 def test_the_pushforward_leaves_no_graph() -> None:
     trained = heads().requires_grad_(True)
-    drawn = draw_transitions(trained, data(), Noise.batch(0, BATCH), frame=FRAME, reach=REACH, input_noise=0.1)
+    drawn = draw_transitions(
+        trained, data(), Noise.batch(0, BATCH), frame=FRAME, reach=REACH, bounded=0.5, input_noise=0.1
+    )
     assert not drawn.query.state.requires_grad
 
 
