@@ -1,7 +1,8 @@
 """What moves: frames or latent states, and the real times they belong to.
 
-Times are seconds, float64, on the host, in increasing order; nothing assumes that they are evenly spaced. A
-`Condition` says what is known before sampling. Prediction, interpolation and extension differ only there.
+Times are seconds, float64, on the host, in order; nothing assumes that they are evenly spaced. Footage runs forward,
+so its times increase; a solved trajectory may run backward, and then its times decrease. A `Condition` says what is
+known before sampling. Prediction, interpolation and extension differ only there.
 """
 
 __all__ = ["Condition", "Trajectory", "Video", "as_times", "time_grid"]
@@ -17,21 +18,29 @@ from torch import Tensor
 Times = Float64[Tensor, "time"]
 
 
-def as_times(times: Tensor | Sequence[float]) -> Times:
+def as_times(times: Tensor | Sequence[float], *, backward: bool = False) -> Times:
     """Checked times: float64, on the host, finite, strictly increasing.
 
+    Arguments:
+        times: Seconds.
+        backward: Whether strictly decreasing times are good too.
+
     Raises:
-        ValueError: ``times`` is empty, not one-dimensional, not finite, or not strictly increasing.
+        ValueError: ``times`` is empty, not one-dimensional, not finite, or out of order.
     """
     times = torch.as_tensor(times, dtype=torch.float64, device="cpu").clone()
     if times.ndim != 1 or times.numel() == 0:
         raise ValueError(f"Times must be a non-empty list of seconds; got shape {tuple(times.shape)}.")
     if not bool(torch.isfinite(times).all()):
         raise ValueError(f"Times must be finite seconds; got {times.tolist()}.")
-    if bool((times.diff() <= 0).any()):
-        first = int((times.diff() <= 0).nonzero()[0])
+    steps = times.diff()
+    if backward and bool((steps < 0).all()):
+        return times
+    if bool((steps <= 0).any()):
+        first = int((steps <= 0).nonzero()[0])
+        order = "strictly increase or strictly decrease" if backward else "increase strictly"
         raise ValueError(
-            f"Times must increase strictly; got {times[first].item()} followed by {times[first + 1].item()}. "
+            f"Times must {order}; got {times[first].item()} followed by {times[first + 1].item()}. "
             "Sort them and drop duplicates."
         )
     return times
@@ -54,11 +63,10 @@ def time_grid(start: float, stop: float, step: float) -> Times:
     return grid
 
 
-def _check_layout(name: str, values: Tensor, times: Tensor) -> None:
-    if values.ndim != 5 or not values.is_floating_point():
+def _check_layout(name: str, values: Tensor, times: Tensor, *, fits: bool, layout: str) -> None:
+    if not fits or not values.is_floating_point():
         raise ValueError(
-            f"{name} must be floating point with shape [batch, time, channel, height, width]; "
-            f"got {values.dtype} with shape {tuple(values.shape)}."
+            f"{name} must be floating point with shape {layout}; got {values.dtype} with shape {tuple(values.shape)}."
         )
     if values.shape[1] != len(times):
         raise ValueError(f"{name} hold {values.shape[1]} moments but {len(times)} times were given; one time for each.")
@@ -81,7 +89,8 @@ class Video:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "times", as_times(self.times))
-        _check_layout("Frames", self.frames, self.times)
+        layout = "[batch, time, channel, height, width]"
+        _check_layout("Frames", self.frames, self.times, fits=self.frames.ndim == 5, layout=layout)
         if self.frames.numel() == 0:
             raise ValueError(f"A video needs at least one pixel; got frames of shape {tuple(self.frames.shape)}.")
         low, high = (value.item() for value in self.frames.detach().aminmax())
@@ -97,22 +106,22 @@ class Video:
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Latent states and their times, in the layout of `Video`.
+    """States and their times.
 
     Arguments:
-        states: Latents, shape (batch, time, channel, height, width).
-        times: Seconds, strictly increasing, shape (time,).
+        states: Shape (batch, time, *state); the latents of a video are (batch, time, channel, height, width).
+        times: Seconds, shape (time,), strictly increasing; or strictly decreasing, as of a solve backward in time.
 
     Raises:
         ValueError: A shape, a type, or an order is wrong.
     """
 
-    states: Float[Tensor, "batch time channel height width"]
+    states: Float[Tensor, "batch time *state"]
     times: Times
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "times", as_times(self.times))
-        _check_layout("States", self.states, self.times)
+        object.__setattr__(self, "times", as_times(self.times, backward=True))
+        _check_layout("States", self.states, self.times, fits=self.states.ndim >= 2, layout="[batch, time, *state]")
 
     def __len__(self) -> int:
         return len(self.states)

@@ -124,16 +124,19 @@ def test_frames_out_of_range_are_refused(value: float) -> None:
         Video(frames, as_times([0.0]))
 
 
-@pytest.mark.parametrize("kind", [Video, Trajectory])
+_LAYOUT = r"\[batch, time, channel, height, width\]; got torch.float32 with shape \(1, 2, 4, 4\)"
+_EITHER = [
+    (torch.zeros(1, 2, 1, 4, 4, dtype=torch.uint8), "must be floating point .* got torch.uint8"),
+    (torch.zeros(1, 3, 1, 4, 4), "hold 3 moments but 2 times were given"),
+]
+
+
 @pytest.mark.parametrize(
-    ("values", "match"),
+    ("kind", "values", "match"),
     [
-        (
-            torch.zeros(1, 2, 4, 4),
-            r"\[batch, time, channel, height, width\]; got torch.float32 with shape \(1, 2, 4, 4\)",
-        ),
-        (torch.zeros(1, 2, 1, 4, 4, dtype=torch.uint8), "must be floating point .* got torch.uint8"),
-        (torch.zeros(1, 3, 1, 4, 4), "hold 3 moments but 2 times were given"),
+        (Video, torch.zeros(1, 2, 4, 4), _LAYOUT),
+        (Trajectory, torch.zeros(2), r"\[batch, time, \*state\]; got torch.float32 with shape \(2,\)"),
+        *((kind, *case) for kind in (Video, Trajectory) for case in _EITHER),
     ],
 )
 def test_wrong_layouts_are_refused(unchecked: None, kind: type, values: torch.Tensor, match: str) -> None:

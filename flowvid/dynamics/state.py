@@ -16,14 +16,17 @@ References:
 
 __all__ = ["Anchor", "Query", "Surroundings", "query_channels"]
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from flowvid.video import Condition, Trajectory
+
+_CLOSE = 1e-9
 
 
 def query_channels(channels: int) -> int:
@@ -148,53 +151,59 @@ class Surroundings:
         """One of the known states."""
         return self._states[index]
 
+    def rows(self, index: Int64[Tensor, "n"]) -> "Surroundings":
+        """What is known of some of the samples."""
+        chosen = copy.copy(self)
+        chosen._states = [state[index] for state in self._states]
+        return chosen
+
     def query(
-        self, times: Sequence[float], states: Float[Tensor, "batch n state height width"], moving: Sequence[bool]
+        self,
+        times: Sequence[float] | Float64[Tensor, "batch n"],
+        states: Float[Tensor, "batch n state height width"],
+        moving: Sequence[bool],
     ) -> Query:
         """The query of one state at each of the times, flattened sample by sample.
 
         Arguments:
-            times: Seconds of the states, n of them.
+            times: Seconds of the states, n of them; or n for each sample.
             states: (z, p) at these times.
             moving: Whether p is known, for each time.
         """
-        batch = len(states)
-        anchors = []
-        for side in (-1, 1):
-            found = [self._nearest(time, side) for time in times]
-            grids = torch.stack(
-                [torch.zeros_like(states[:, 0]) if i is None else self._states[i] for i in found], dim=1
-            )
-            flags = [i is not None and self.moving[i] for i in found]
-            spans = [0.0 if i is None else self.times[i] - time for i, time in zip(found, times, strict=True)]
-            anchors.append(
-                Anchor(
-                    grids.flatten(0, 1),
-                    self._row(flags, states, batch),
-                    self._row(spans, states, batch),
-                    self._row([i is not None for i in found], states, batch),
-                )
-            )
-        return Query(states.flatten(0, 1), self._row(list(moving), states, batch), *anchors)
+        at = times if isinstance(times, Tensor) else torch.tensor(times, dtype=torch.float64)
+        anchors = (self._anchor(at, states, self._nearest(at, side)) for side in (-1, 1))
+        known = torch.tensor(moving).to(states.device, non_blocking=True).repeat(len(states))
+        return Query(states.flatten(0, 1), known, *anchors)
 
-    def _nearest(self, time: float, side: int) -> int | None:
+    def _anchor(self, at: Float64[Tensor, "*batch n"], states: Tensor, index: Int64[Tensor, "*batch n"]) -> Anchor:
+        """The known states of these numbers as anchors of states at these times; a number of -1 is none."""
+        flags = torch.tensor([*self.moving, False], device=index.device)
+        places = torch.tensor([*self.times, 0.0], dtype=torch.float64, device=index.device)
+        present = index >= 0
+        spans = torch.where(present, places[index] - at, 0.0).to(states.dtype)
+        facts = [values.to(states.device, non_blocking=True) for values in (index, flags[index], spans, present)]
+        number, moving, span, there = (values.expand(states.shape[:2]) for values in facts)
+        stacked = torch.stack((*self._states, torch.zeros_like(states[:, 0])), dim=1)
+        grids = stacked[torch.arange(len(states), device=states.device)[:, None], number]
+        return Anchor(*(values.flatten(0, 1) for values in (grids, moving, span, there)))
+
+    def _nearest(self, at: Float64[Tensor, "*batch n"], side: int) -> Int64[Tensor, "*batch n"]:
         """The anchor on one side: the nearest later state; or the latest earlier one, at best one that moves.
 
         A state that moves is its own earlier anchor, and so is a state before which nothing is known.
         """
+        known = torch.tensor(self.times, dtype=torch.float64, device=at.device)
+        number = torch.arange(len(self.times), device=at.device)
         if side > 0:
-            return next((index for index, known in enumerate(self.times) if known > time + 1e-9), None)
-        until = [index for index, known in enumerate(self.times) if known <= time + 1e-9]
-        moving = [index for index in until if self.moving[index]]
-        earlier = [index for index in until if self.times[index] < time - 1e-9]
-        return (moving or earlier or until or [None])[-1]
-
-    @staticmethod
-    def _row(values: list[bool] | list[float], like: Tensor, batch: int) -> Tensor:
-        dtype = torch.bool if isinstance(values[0], bool) else like.dtype
-        return torch.tensor(values, dtype=dtype).to(like.device, non_blocking=True).repeat(batch)
+            later = torch.where(known > at[..., None] + _CLOSE, number, len(self.times)).amin(dim=-1)
+            return torch.where(later < len(self.times), later, -1)
+        until = known <= at[..., None] + _CLOSE
+        moving = until & torch.tensor(self.moving, device=at.device)
+        earlier = known < at[..., None] - _CLOSE
+        found = [torch.where(mask, number, -1).amax(dim=-1) for mask in (moving, earlier, until)]
+        return torch.where(found[0] >= 0, found[0], torch.where(found[1] >= 0, found[1], found[2]))
 
     @staticmethod
     def _find(known: Trajectory, time: float) -> int | None:
-        close = (known.times - time).abs() < 1e-9
+        close = (known.times - time).abs() < _CLOSE
         return int(close.nonzero()[0]) if bool(close.any()) else None
