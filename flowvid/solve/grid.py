@@ -1,0 +1,300 @@
+r"""Explicit Runge-Kutta methods on a grid of given points.
+
+The grid is the output times themselves, with equal substeps between neighbours, so nothing is interpolated and the
+number of steps never depends on rounding. Points and stage times are float64 numbers of the host: a thousand steps are
+a thousand times whatever the type of the state, and a stage at the end of its step is asked at the very next point. A
+state in half precision is carried in float32, because steps too small for it would be lost, while the drift sees and
+answers in its own type.
+
+The loop reads nothing from the device, so work is queued ahead of a GPU and `Grid.march` can be captured as a CUDA
+graph. Whether the result is finite is one read at the end; only if it is not are the steps that went wrong walked again
+to name the time and the samples. Only the states at output times are kept.
+
+Gradients are those of the discrete method, by backpropagation through the steps; with ``checkpoint`` each step is
+computed again in the backward pass, and memory is one state per step instead of all that the drift keeps.
+
+References:
+    Solving Ordinary Differential Equations I (Hairer, Norsett and Wanner, 1993), https://doi.org/10.1007/978-3-540-78862-1
+    Training Deep Nets with Sublinear Memory Cost (Chen et al., 2016), https://arxiv.org/abs/1604.06174
+"""
+
+__all__ = ["Grid", "grid_methods"]
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from flowvid.dynamics.drift import Drift
+from flowvid.noise import Noise
+from flowvid.solve.solution import COMPLETE, Solution
+from flowvid.solve.solver import Method, Solver, check_problem, check_rate, named_samples, not_finite
+from flowvid.solve.tableau import GRID_TABLEAUS, Tableau
+from flowvid.video import Trajectory
+
+_COMPILED_STEPS = 64
+"""Compiled steps that may exist at once: one for each kind of drift, method, type and shape of state."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(Solver):
+    """An explicit Runge-Kutta method with its options.
+
+    A drift with a method ``callback_step(time, state, step)`` has it called before every step, with floats for the
+    time and the step, so that the weights of heads can follow the step.
+
+    Arguments:
+        method: One of the names in `GRID_TABLEAUS`, or a tableau. Last stages without weight, which others have for
+            an error estimate, are not evaluated.
+        substeps: Steps between neighbouring output times.
+        checkpoint: Compute each step again in the backward pass instead of keeping what it needs.
+        compiled: Compile one step and use it for all; the drift then gets times as float64 tensors of shape (). What
+            ``callback_step`` sets should be tensors too: for a number that changes, the step is compiled again.
+
+    Raises:
+        ValueError: The method is unknown, or the number of substeps is not positive.
+    """
+
+    method: str | Tableau = "rk4"
+    substeps: int = 1
+    checkpoint: bool = False
+    compiled: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.method, str) and self.method not in GRID_TABLEAUS:
+            raise ValueError(
+                f"Unknown grid method {self.method!r}; expected one of {', '.join(GRID_TABLEAUS)}, or a Tableau."
+            )
+        if self.substeps < 1:
+            raise ValueError(f"Expected substeps >= 1, the steps between neighbouring times; got {self.substeps}.")
+
+    @property
+    def tableau(self) -> Tableau:
+        """The Runge-Kutta method."""
+        return GRID_TABLEAUS[self.method] if isinstance(self.method, str) else self.method
+
+    @property
+    def stages(self) -> int:
+        """Stages that a step evaluates."""
+        return max(stage for stage, weight in enumerate(self.tableau.b, 1) if weight != 0)
+
+    def solve(
+        self,
+        drift: Drift,
+        state: Float[Tensor, "batch *state"],
+        times: Sequence[float] | Tensor,
+        noise: Noise | None = None,
+    ) -> Solution:
+        """Move a state from the first of the times through the others.
+
+        A sample that stops being finite is NaN from the first output time on at which it is not; others are whole.
+
+        Arguments:
+            drift: The vector field.
+            state: The state at the first time.
+            times: Strictly increasing or strictly decreasing seconds.
+            noise: Left unused.
+
+        Raises:
+            ValueError: The times are out of order, the state is not finite, or the drift does not fit the state or
+                the method.
+        """
+        points = check_problem(state, times)
+        kept = self.march(drift, state, points.tolist())
+        states = torch.stack([reached.to(state.dtype) for reached in kept], dim=1)
+        broken = bool(not_finite(states))
+        states, status = self._diagnosed(drift, states, kept, points.tolist()) if broken else (states, COMPLETE)
+        steps = (len(points) - 1) * self.substeps
+        evaluations = steps * self.stages
+        return Solution(Trajectory(states, points), evaluations, evaluations, accepted=steps, status=status)
+
+    def march(
+        self, drift: Drift, state: Float[Tensor, "batch *state"], points: Sequence[float]
+    ) -> list[Float[Tensor, "batch *state"]]:
+        """The bare loop: states at the points, with nothing read from the device and no look at what is finite.
+
+        Arguments:
+            drift: The vector field.
+            state: The state at the first point.
+            points: Output times in seconds, in order.
+
+        Returns:
+            One state for each point, in float32 if the given one has less precision.
+
+        Raises:
+            ValueError: The drift does not fit the state or the method.
+        """
+        if not self.compiled:
+            return self._march(drift, state, points, dtype=state.dtype, advance=_advance)
+        with torch.compiler.config.patch(recompile_limit=_COMPILED_STEPS):  # pyrefly: ignore[missing-attribute]
+            return self._march(drift, state, points, dtype=state.dtype, advance=_compiled)
+
+    def _march(
+        self,
+        drift: Drift,
+        state: Tensor,
+        points: Sequence[float],
+        *,
+        dtype: torch.dtype,
+        advance: Callable[..., Tensor],
+    ) -> list[Tensor]:
+        tableau, nodes = self.tableau, self.tableau.c[: self.stages]
+        prepare = getattr(drift, "callback_step", None)
+        if prepare is not None and len(nodes) > 1:
+            raise ValueError(
+                f"This drift has a callback_step, which sets its weights for a whole step, but {tableau.name} "
+                "asks it inside the step, where those weights are wrong. Use euler, or a drift with fixed weights."
+            )
+
+        def step(asked: Drift, state: Tensor, left: float, right: float) -> Tensor:
+            # Here and not in the loop, since a checkpoint takes the step a second time, after all others.
+            if prepare is not None:
+                prepare(left, state.to(dtype), right - left)
+            return advance(tableau, asked, state, _moments(nodes, left, right, tensors=self.compiled))
+
+        state = state.to(torch.promote_types(dtype, torch.float32))
+        asked = partial(_checked, drift, dtype)
+        kept = [state]
+        for start, stop in pairwise(points):
+            for left, right in pairwise(self._between(start, stop)):
+                if self.checkpoint and torch.is_grad_enabled():
+                    state = checkpoint(step, asked, state, left, right, use_reentrant=False)
+                else:
+                    state = step(asked, state, left, right)
+                if not self.compiled:
+                    asked = drift if dtype == state.dtype else partial(_rounded, drift, dtype)
+            kept.append(state)
+        return kept
+
+    def _between(self, start: float, stop: float) -> list[float]:
+        """The grid from one output time to the next, both kept to the last bit."""
+        inner = [start + (stop - start) * number / self.substeps for number in range(1, self.substeps)]
+        return [start, *inner, stop]
+
+    def _diagnosed(
+        self, drift: Drift, states: Tensor, kept: Sequence[Tensor], points: Sequence[float]
+    ) -> tuple[Tensor, str]:
+        """States without what is not finite, and where that began, found by walking its interval again."""
+        whole = torch.isfinite(states.detach()).reshape(*states.shape[:2], -1).all(dim=2).cumprod(dim=1).bool()
+        first = int((~whole).any(dim=0).nonzero()[0])
+        watch = _Watch(drift)
+        with torch.no_grad():
+            interval = points[first - 1 : first + 1]
+            self._march(watch, kept[first - 1], interval, dtype=states.dtype, advance=_advance)
+            watch.look_at_state(points[first], states[:, first])
+        lost = (~whole).any(dim=1).nonzero()[:, 0].tolist()
+        status = (
+            f"{self.tableau.name} did not finish: {watch.found} In all, {named_samples(lost)} (of {len(states)}) "
+            f"stopped being finite by {points[-1]:.6g} s; their states are NaN from there on."
+        )
+        unknown = ~whole.reshape(*whole.shape, *(1 for _ in states.shape[2:]))
+        return states.masked_fill(unknown, torch.nan), status
+
+
+def grid_methods() -> tuple[Method, ...]:
+    """Lines for the table of solvers, one for each tableau in `GRID_TABLEAUS`."""
+    return tuple(
+        Method(
+            name=name,
+            family="ode",
+            order=float(tableau.order),
+            adaptive=False,
+            evaluations=str(Grid(method=name).stages),
+            gradients="direct, checkpoint",
+            source="flowvid",
+            make=partial(Grid, method=name),
+            note=tableau.source,
+        )
+        for name, tableau in GRID_TABLEAUS.items()
+    )
+
+
+def _moments(nodes: Sequence[float], left: float, right: float, *, tensors: bool) -> tuple[Any, ...]:
+    """The stage times of a step and then its size: floats, or tensors where a float would be compiled in."""
+    step = right - left
+    moments = [right if node == 1 else left + node * step for node in nodes]
+    moments.append(step)
+    return torch.tensor(moments, dtype=torch.float64).unbind() if tensors else tuple(moments)
+
+
+def _advance(tableau: Tableau, drift: Drift, state: Tensor, moments: tuple[Any, ...]) -> Tensor:
+    """One step, given the times of its stages and then its size."""
+    *times, step = moments
+    rates: list[Tensor] = []
+    for time, weights in zip(times, tableau.a, strict=False):
+        rates.append(drift(time, _moved(state, rates, weights, step)))
+    return _moved(state, rates, tableau.b, step)
+
+
+def _moved(state: Tensor, rates: Sequence[Tensor], weights: Sequence[float], step: float | Tensor) -> Tensor:
+    """state + step * (sum of weights * rates); one operation for each weight that is not zero."""
+    for rate, weight in zip(rates, weights, strict=False):
+        if weight == 0:
+            continue
+        if isinstance(step, Tensor):
+            state = state + step * (weight * rate.to(state.dtype))
+        else:
+            state = torch.add(state, rate, alpha=step * weight)
+    return state
+
+
+@cache
+def _compiler() -> Callable[..., Tensor]:
+    """The step as one graph; a function, since compilers are slow to import."""
+    return torch.compile(_advance, fullgraph=True)
+
+
+def _compiled(*arguments: Any) -> Tensor:
+    """A compiled step. What is wrong with a drift is said by the drift, not by the compiler."""
+    try:
+        return _compiler()(*arguments)
+    except RuntimeError:
+        _advance(*arguments)
+        raise
+
+
+def _rounded(drift: Drift, dtype: torch.dtype, time: Any, state: Tensor) -> Tensor:
+    """The drift in its own type."""
+    return drift(time, state.to(dtype))
+
+
+def _checked(drift: Drift, dtype: torch.dtype, time: Any, state: Tensor) -> Tensor:
+    """The same, with a look at what comes back."""
+    rate = drift(time, state.to(dtype))
+    check_rate(rate, state)
+    if rate.dtype != state.dtype and torch.promote_types(rate.dtype, state.dtype) != state.dtype:
+        raise ValueError(
+            f"The drift returned {rate.dtype} for a state in {dtype}; give a state as precise as the drift, or convert "
+            "what the drift returns."
+        )
+    return rate
+
+
+class _Watch:
+    """A drift that remembers where something first was not finite."""
+
+    def __init__(self, drift: Drift) -> None:
+        self.drift = drift
+        self.callback_step = getattr(drift, "callback_step", None)
+        self.found = ""
+
+    def __call__(self, time: Any, state: Tensor) -> Tensor:
+        self.look_at_state(time, state)
+        rate = self.drift(time, state)
+        self._look(time, rate, "the drift returned NaN or infinity at {}; look there.")
+        return rate
+
+    def look_at_state(self, time: Any, state: Tensor) -> None:
+        """Remember a state that is not finite."""
+        self._look(time, state, f"the state left the range of {state.dtype} at {{}}; take shorter steps.")
+
+    def _look(self, time: Any, values: Tensor, what: str) -> None:
+        wrong = not_finite(values)
+        if wrong and not self.found:
+            self.found = what.format(f"{float(time):.6g} s in {named_samples(wrong)}")
