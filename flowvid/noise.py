@@ -5,7 +5,8 @@ position mixed from the sample's seed and the stream's name. So a sample never d
 in which streams are read, on the device, or on how often a run was interrupted; and a whole batch is one
 vectorised expression rather than one generator per sample.
 
-Normals come in pairs from the Box-Muller transform of the two halves of one 64-bit word.
+Normals come in pairs from the Box-Muller transform of the two halves of one 64-bit word. `Noise.normal_at` draws for
+many numbered nodes of a stream at once, each node a sequence of its own: what a tree of random numbers is made of.
 
 References:
     Fast Splittable Pseudorandom Number Generators (Steele et al., 2014), https://doi.org/10.1145/2660193.2660195
@@ -18,6 +19,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float, Int64
@@ -48,10 +50,28 @@ def _mix(words: Tensor) -> Tensor:
     return words ^ _shift(words, 31)
 
 
+def _mix_(words: Tensor) -> Tensor:
+    """`_mix` in place."""
+    shifted = torch.empty_like(words)
+    for bits, multiplier in ((30, _MULTIPLIERS[0]), (27, _MULTIPLIERS[1]), (31, None)):
+        torch.bitwise_right_shift(words, bits, out=shifted)
+        words.bitwise_xor_(shifted.bitwise_and_((1 << (64 - bits)) - 1))
+        if multiplier is not None:
+            words.mul_(multiplier)
+    return words
+
+
 def _label(name: str | int) -> int:
     """A 64-bit label of a stream's name or of an integer."""
     digest = hashlib.blake2b(repr(name).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
+
+
+@lru_cache(maxsize=32, typed=True)
+def _stream_keys(seeds: tuple[int, ...], stream: str | int) -> Int64[Tensor, "batch"]:
+    """Where the sequence of a stream starts, for each sample; kept, since a path asks for it at every step."""
+    words = torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64)
+    return _mix(_mix(words + _GAMMA) ^ _label(stream))
 
 
 def _check_dtype(dtype: torch.dtype) -> None:
@@ -126,6 +146,46 @@ class Noise:
         pairs = torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), dim=-1)
         return pairs.flatten(1)[:, :count].reshape(len(self), *shape)
 
+    def normal_at(
+        self,
+        stream: str,
+        nodes: Sequence[int],
+        *shape: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Float[Tensor, "batch node ..."]:
+        """Standard normal numbers for numbered nodes of a stream, with shape (batch, node, *shape).
+
+        What a node holds depends on the sample's seed, the stream, its number and the shape; not on which other nodes
+        are asked for, nor in which order. The numbers differ from those that `normal` draws from the same stream. In
+        memory nodes come first. float32 and float64 hold the same numbers up to rounding.
+
+        Arguments:
+            stream: Name of the stream.
+            nodes: Numbers of the nodes, any 64-bit values.
+            shape: Shape of what one node holds for one sample.
+            device: Where to draw.
+            dtype: float32 or float64.
+
+        Raises:
+            ValueError: The type is neither float32 nor float64.
+        """
+        _check_dtype(dtype)
+        count = math.prod(shape)
+        half = (count + 1) // 2
+        numbers = torch.tensor([_signed(node) for node in nodes], dtype=torch.int64)
+        keys = _mix_(_stream_keys(self.seeds, stream) + numbers[:, None] * _GAMMA).to(device, non_blocking=True)
+        index = torch.arange(1, half + 1, dtype=torch.int64, device=device) * _GAMMA
+        words = torch.empty(*keys.shape, half, dtype=torch.int64, device=device)
+        integers = _mix_(torch.add(keys[..., None], index, out=words)).view(torch.int32)
+        # |integer| + 1/2 keeps the resolution near zero, where the logarithm needs it; the result is never above one.
+        radius = integers[..., :half].to(dtype).abs_().add_(0.5).mul_(1 / (2.0**31 + 1)).log_().mul_(-2).sqrt_()
+        angle = integers[..., half:].to(dtype).mul_(math.pi * 2.0**-31)
+        pairs = torch.empty(*keys.shape, 2 * half, dtype=dtype, device=device)
+        torch.mul(radius, angle.cos(), out=pairs[..., :half])
+        torch.mul(radius, angle.sin_(), out=pairs[..., half:])
+        return pairs[..., :count].reshape(len(nodes), len(self), *shape).transpose(0, 1)
+
     def integers(
         self, stream: str, low: int, high: int, *shape: int, device: torch.device | str = "cpu"
     ) -> Int64[Tensor, "batch ..."]:
@@ -140,8 +200,7 @@ class Noise:
         return low + (uniform * (high - low)).long()
 
     def _keys(self, stream: str | int) -> Int64[Tensor, "batch"]:
-        seeds = torch.tensor([_signed(seed) for seed in self.seeds], dtype=torch.int64)
-        return _mix(_mix(seeds + _GAMMA) ^ _label(stream))
+        return _stream_keys(self.seeds, stream)
 
     def _words(self, stream: str, count: int, device: torch.device | str) -> Int64[Tensor, "batch count"]:
         index = torch.arange(1, count + 1, dtype=torch.int64, device=device)

@@ -154,3 +154,56 @@ def test_errors_say_what_is_wrong() -> None:
         Noise.of([])
     with pytest.raises(ValueError, match="low < high; got low=3, high=3"):
         Noise.of([0]).integers("x", 3, 3, 1)
+
+
+@settings(deadline=None)
+@given(st.lists(WORDS, min_size=1, max_size=5), st.lists(st.integers(0, 2**40), min_size=1, max_size=6), st.data())
+def test_a_node_depends_on_its_seed_and_number_alone(seeds: list[int], nodes: list[int], data: st.DataObject) -> None:
+    sample, node = data.draw(st.integers(0, len(seeds) - 1)), data.draw(st.integers(0, len(nodes) - 1))
+    whole = Noise.of(seeds).normal_at("a", nodes, 2, 3)
+    assert whole.shape == (len(seeds), len(nodes), 2, 3)
+    alone = Noise.of([seeds[sample]]).normal_at("a", [nodes[node]], 2, 3)[0, 0]
+    torch.testing.assert_close(whole[sample, node], alone, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nodes_are_normal_and_independent(kind: torch.dtype) -> None:
+    values = Noise.of(range(5)).normal_at("n", range(100), 101, dtype=kind)
+    assert values.dtype == kind
+    for sample in (values, values[..., ::2], values[..., :50], values[:, :, 0]):
+        assert distance(sample.flatten(), torch.special.ndtr(sample.flatten().double())) < 1.95
+    rows = values.flatten(0, 1).double()
+    pairs = torch.triu_indices(len(rows), len(rows), 1)
+    for table in (torch.corrcoef(rows), torch.corrcoef(rows.square())):
+        scores = table[pairs[0], pairs[1]] * math.sqrt(101)
+        assert abs(scores.mean().item()) < 0.02
+        assert abs(scores.var().item() - 1) < 0.1
+    along = torch.corrcoef(rows.T)[*torch.triu_indices(101, 101, 1)] * math.sqrt(len(rows))
+    assert along.abs().max() < 5
+    squares = torch.corrcoef(rows.square().T)[*torch.triu_indices(101, 101, 1)] * math.sqrt(len(rows))
+    assert abs(squares.var().item() - 1) < 0.1
+
+
+def test_nodes_of_streams_and_plain_draws_are_different_numbers() -> None:
+    noise = Noise.of([1, 2])
+    draws = [noise.normal_at("a", range(50), 8), noise.normal_at("b", range(50), 8), noise.normal("a", 400)]
+    assert torch.cat([draw.flatten() for draw in draws]).unique().numel() == 3 * 800
+    assert torch.equal(noise.normal_at("a", [3, 2**63 + 5], 1)[:, 1], noise.normal_at("a", [5 - 2**63], 1)[:, 0])
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3), (0,)])
+def test_nodes_of_any_shape(shape: tuple[int, ...]) -> None:
+    for samples in (1, 2):
+        for nodes in ([], [4], [1, 9, 4]):
+            assert Noise.of(range(samples)).normal_at("x", nodes, *shape).shape == (samples, len(nodes), *shape)
+    single, double = (Noise.of([7]).normal_at("x", [4], *shape, dtype=kind) for kind in KINDS)
+    torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match=r"float32 or float64; got torch.float16"):
+        Noise.of([7]).normal_at("x", [4], dtype=torch.float16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("word", [0, -1, 2**63 - 1, -(2**63), 2**31, -(2**31)])
+def test_extreme_words_make_finite_nodes(monkeypatch: pytest.MonkeyPatch, word: int, kind: torch.dtype) -> None:
+    monkeypatch.setattr("flowvid.noise._mix_", lambda words: words.fill_(word))
+    assert Noise.of([0]).normal_at("x", [1], 6, dtype=kind).isfinite().all()
