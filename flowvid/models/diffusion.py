@@ -1,4 +1,4 @@
-"""The other rival: a whole clip denoised at once, in v, sampled by DDIM.
+"""The other rival: a whole clip denoised at once, in v, sampled by DDIM or by any ODE solver.
 
 All frames of a window are one sample. Known frames enter through a mask: they replace the noisy ones at the input,
 and a binary channel per frame says which they are. Masks are drawn at random in training (context, context and last
@@ -21,12 +21,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from flowvid.denoise.ddim import add_noise, ddim, v_target
+from flowvid.denoise.denoiser import Denoiser
+from flowvid.denoise.predictions import add_noise, target
+from flowvid.dynamics.drift import clock
 from flowvid.models.frames import check_clips, draw_distance, not_known, take
 from flowvid.models.video_model import LearnedModel
 from flowvid.networks.trunk import Trunk
 from flowvid.noise import Noise
 from flowvid.solve.solution import Solution
+from flowvid.solve.solver import Method, Solver
+from flowvid.solvers import make_solver, solve, solver_methods
 from flowvid.video import Condition, Trajectory, as_times
 
 _CLOSE = 1e-6
@@ -41,7 +45,7 @@ class ClipDiffusion(LearnedModel):
         frames: Frames of the window: one context frame, the first frame and those after it.
         width: Width of the trunk.
         parameters: The number of parameters to match.
-        steps: DDIM steps of the solver "ddim".
+        steps: Steps of a solver whose number of steps is not stated.
 
     Raises:
         ValueError: There are no steps, or fewer than three frames.
@@ -62,8 +66,9 @@ class ClipDiffusion(LearnedModel):
 
     @property
     def solvers(self) -> tuple[str, ...]:
-        """DDIM with the model's number of steps, or with N of them."""
-        return ("ddim", "ddim-N")
+        """DDIM and its few-step rivals, with N steps or the model's own number; any ODE solver on the v-field too."""
+        offered = _offered()
+        return (*offered, *(f"{name}-N" for name, method in offered.items() if not method.adaptive))
 
     def prepare(self, trajectory: Trajectory) -> None:
         """Check the clips; latents are normalised already.
@@ -107,14 +112,14 @@ class ClipDiffusion(LearnedModel):
         epsilon = noise.normal("noise", *clean.shape[1:], device=device)
         mask = known[:, :, None, None, None]
         noisy = torch.where(mask, clean, add_noise(clean, epsilon, level))
-        error = self.v(noisy, level, known) - v_target(clean, epsilon, level)
+        error = self.v(noisy, level, known) - target("v", clean, epsilon, level)
         return torch.where(mask, 0.0, error.square()).sum() / (~known).sum() / clean[0, 0].numel()
 
     def sample(
         self, condition: Condition, times: Sequence[float], noise: Noise, *, solver: str | None = None
     ) -> Solution:
         """States on the frame grid of the known frames, linear between; see `VideoModel.sample`."""
-        steps = self._count_steps(solver)
+        sampler = self._sampler(solver)
         known, wanted = condition.require(), as_times(times)
         first = known.times[0].item()
         if wanted[0] < first - _CLOSE:
@@ -131,15 +136,26 @@ class ClipDiffusion(LearnedModel):
             return Solution(Trajectory(known.at(*wanted.tolist()).states, wanted), 0, 0)
         frames = {number: known.states[:, index] for index, number in enumerate(numbers)}
         windows, start = 0, 0
+        solved: list[Solution] = []
         while windows == 0 or start + self.window <= last:
             start = 0 if windows == 0 else start + self.window - 2
-            frames |= self._window(frames, start, steps, noise.fold(windows))
+            found, solution = self._window(frames, start, sampler, noise.fold(windows))
+            frames |= found
+            solved.append(solution)
             windows += 1
         grid = torch.stack([frames[number] for number in range(max(frames) + 1)], dim=1)
         trajectory = Trajectory(_linear(grid, (wanted - origin) / self.frame), wanted)
-        return Solution(trajectory, windows * steps, windows * steps, windows * steps)
+        return Solution(
+            trajectory,
+            sum(solution.evaluations for solution in solved),
+            sum(solution.depth for solution in solved),
+            sum(solution.accepted for solution in solved),
+            sum(solution.rejected for solution in solved),
+        )
 
-    def _window(self, frames: dict[int, Tensor], start: int, steps: int, noise: Noise) -> dict[int, Tensor]:
+    def _window(
+        self, frames: dict[int, Tensor], start: int, sampler: Solver, noise: Noise
+    ) -> tuple[dict[int, Tensor], Solution]:
         """Sample the window that begins at a frame number, given the frames known so far."""
         numbers = range(start, start + self.window)
         like = next(iter(frames.values()))
@@ -148,11 +164,12 @@ class ClipDiffusion(LearnedModel):
         mask = known[:, :, None, None, None]
         begin = noise.normal("sample", *clean.shape[1:], device=like.device, dtype=like.dtype)
 
-        def v_field(noisy: Tensor, level: float) -> Tensor:
-            return self.v(torch.where(mask, clean, noisy), torch.full_like(noisy[:, 0, 0, 0, 0], level), known)
+        def v_field(noisy: Tensor, level: float | Tensor) -> Tensor:
+            return self.v(torch.where(mask, clean, noisy), clock(level, noisy), known)
 
-        sampled = torch.where(mask, clean, ddim(v_field, begin, steps=steps))
-        return dict(zip(numbers, sampled.unbind(dim=1), strict=True))
+        solution = solve(Denoiser(v_field), begin, [1.0, 0.0], sampler)
+        sampled = torch.where(mask, clean, solution.trajectory.states[:, -1])
+        return dict(zip(numbers, sampled.unbind(dim=1), strict=True)), solution
 
     def _training_mask(self, noise: Noise, device: torch.device) -> Bool[Tensor, "batch time"]:
         """Context frames, with or without a later frame; or the first frame and a later one alone."""
@@ -163,14 +180,16 @@ class ClipDiffusion(LearnedModel):
         end = 1 + draw_distance(noise, "future", self.window - 2, device)[:, None]
         return (number == 1) | ((number == 0) & ~lone) | ((number == end) & bounded)
 
-    def _count_steps(self, solver: str | None) -> int:
-        if solver in (None, "ddim"):
-            return self.steps
-        stated = re.fullmatch("ddim-([1-9][0-9]*)", solver)
-        if stated is None:
+    def _sampler(self, solver: str | None) -> Solver:
+        """The solver of a name, with the number of steps that may follow it."""
+        offered, name, steps = _offered(), solver or "ddim", self.steps
+        stated = re.fullmatch("(.+)-([1-9][0-9]*)", name)
+        if name not in offered and stated is not None:
+            name, steps = stated[1], int(stated[2])
+        if name not in offered or (offered[name].adaptive and steps != self.steps):
             known = ", ".join(self.solvers)
             raise ValueError(f"ClipDiffusion knows the solvers {known}, with N steps, N >= 1; got {solver!r}.")
-        return int(stated[1])
+        return make_solver(name) if offered[name].adaptive else make_solver(name, substeps=steps)
 
     def _number(self, offset: float) -> int:
         number = round(offset / self.frame)
@@ -180,6 +199,12 @@ class ClipDiffusion(LearnedModel):
                 f"one lies {offset} s after it."
             )
         return number
+
+
+def _offered() -> dict[str, Method]:
+    """Solvers of a probability flow by name, DDIM first."""
+    families = {name: method for name, method in solver_methods().items() if method.family in ("denoising", "ode")}
+    return dict(sorted(families.items(), key=lambda pair: pair[1].family != "denoising"))
 
 
 def _linear(grid: Float[Tensor, "batch time channel height width"], positions: Tensor) -> Tensor:
