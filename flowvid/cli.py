@@ -1,4 +1,4 @@
-"""The command line: demo, train, sample, compare."""
+"""The command line: demo, train, sample, compare, solvers."""
 
 __all__ = ["ProgressBar", "main"]
 
@@ -21,6 +21,7 @@ from flowvid.data.clips import FAMILIES, World, render_clips
 from flowvid.data.files import write_video
 from flowvid.models.rivals import RIVALS
 from flowvid.noise import Noise
+from flowvid.solvers import solver_table
 from flowvid.train.loop import Optimisation
 from flowvid.train.run import Run, latents, load_codec, load_model, train_codec, train_model
 from flowvid.video import Condition, Trajectory, time_grid
@@ -99,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--seeds", type=_integers, default=(0,), help="seeds to compare, such as 0,1,2; default: 0")
     compare.add_argument("--clips", type=_positive, default=128, help="held-out clips; default: %(default)s")
     compare.set_defaults(command=_compare)
+
+    solvers = commands.add_parser("solvers", help="list every solver with its order, cost and source")
+    solvers.set_defaults(command=_solvers, threads=1)
     return parser
 
 
@@ -173,6 +177,10 @@ def _compare(options: argparse.Namespace) -> None:
     first = options.out / "models" / f"multiscale-seed{options.seeds[0]}.safetensors"
     study = Study(run=load_model(first, device=options.device).run, seeds=options.seeds, test_clips=options.clips)
     _finish(study, options)
+
+
+def _solvers(options: argparse.Namespace) -> None:
+    print(solver_table())
 
 
 def _finish(study: Study, options: argparse.Namespace) -> None:

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from flowvid.denoise.ddim import ddim
 from flowvid.dynamics.heads import TransitionHeads, dyadic_gaps
 from flowvid.dynamics.state import Anchor, Query
 from flowvid.models.baselines import CopyLast, LinearBlend
@@ -174,6 +173,10 @@ def test_where_all_is_known_nothing_is_evaluated(name: str, solver: str | None) 
         ("ddim", "ddim-7", CONTEXT, 17, 14, 14),
         ("ddim", "ddim-2", CONTEXT, 48, 6, 6),
         ("ddim", "ddim", CONTEXT, 1, 50, 50),
+        ("ddim", "dpm++2m-6", FILL, 16, 6, 6),
+        ("ddim", "heun2-5", CONTEXT, 17, 20, 20),
+        ("ddim", "rk4-38", FILL, 16, 200, 200),
+        ("ddim", "rk4-38-2", FILL, 16, 8, 8),
         ("direct", None, CONTEXT, 16, 16, 1),
         ("copy", None, CONTEXT, 16, 0, 0),
         ("blend", None, FILL, 16, 0, 0),
@@ -405,8 +408,24 @@ def test_denoising_puts_known_frames_where_training_had_them(known: tuple[float,
         inside = torch.where(mask[:, :, None, None, None], clean, noisy)
         return made.v(inside, torch.full((3,), level, dtype=torch.float64), mask)
 
-    expected = ddim(v, noise.fold(0).normal("sample", *clean.shape[1:], dtype=torch.float64), steps=3)
+    expected, turn = noise.fold(0).normal("sample", *clean.shape[1:], dtype=torch.float64), -math.pi / 6
+    for level in (1.0, 2 / 3, 1 / 3):
+        expected = math.cos(turn) * expected + math.sin(turn) * v(expected, level)
     torch.testing.assert_close(found, expected[:, [5, 13]])
+
+
+def test_every_solver_of_the_v_field_goes_to_the_same_clip() -> None:
+    """DDIM is of first order in the angle, so two runs extrapolated (2 * fine - coarse) meet what the others reach."""
+    made, condition, noise = model("ddim"), Condition(oscillation(CONTEXT)), Noise.of([3, 4, 5])
+
+    def found(solver: str) -> Tensor:
+        return made.sample(condition, [FRAME, 4 * FRAME], noise, solver=solver).trajectory.states
+
+    fine = found("rk4-16")
+    assert (found("ddim-1") - fine).abs().max() > 1e-2
+    for solver, atol in (("heun2-96", 1e-3), ("tsit5", 1e-2), ("dpm++2m-48", 1e-2)):
+        torch.testing.assert_close(found(solver), fine, rtol=0, atol=atol)
+    torch.testing.assert_close(2 * found("ddim-128") - found("ddim-64"), fine, rtol=0, atol=1e-3)
 
 
 # Networks that know the motion

@@ -12,6 +12,7 @@ forward heads.
 
 __all__ = ["WEIGHTS", "MultiScale"]
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, TypeVar
@@ -30,8 +31,8 @@ from flowvid.models.transitions import Transitions, draw_transitions
 from flowvid.models.video_model import LearnedModel, refuse_solver
 from flowvid.noise import Noise
 from flowvid.solve.jump import Node, fenwick_plan, integrate, two_sided_plan
-from flowvid.solve.ode import Ode, ode_methods
 from flowvid.solve.solution import Solution
+from flowvid.solvers import solve, solver_methods
 from flowvid.video import Condition, Trajectory, as_times
 
 WEIGHTS = ("calibrated", "lagrange", "richardson", "least-squares", "instant", "long", "uniform", "softmax")
@@ -88,10 +89,11 @@ class MultiScale(LearnedModel):
 
     @property
     def solvers(self) -> tuple[str, ...]:
-        """Flow-map integrators, with all gaps or with the longest one limited to some frames, and torchdiffeq's."""
+        """Flow-map integrators, with all gaps or with the longest one limited to some frames, and every ODE solver."""
         limits = [2**k for k in range(len(self.heads.gaps) // 2 - 1)]
         limited = [f"{name}-{limit}" for name in ("two-sided", "jump") for limit in reversed(limits)]
-        return ("two-sided", "jump", *limited, *ode_methods())
+        odes = (name for name, method in solver_methods().items() if method.family == "ode")
+        return ("two-sided", "jump", *limited, *odes)
 
     def prepare(self, trajectory: Trajectory) -> None:
         """Measure the structure function of states on training trajectories.
@@ -209,14 +211,7 @@ class MultiScale(LearnedModel):
         solution = move(field, wanted, solver, weights)
         latents = solution.trajectory.states[:, :, : self.heads.channels].unbind(dim=1)
         found = dict(zip(wanted, latents, strict=True))
-        return Solution(
-            place_known(found, points, known),
-            solution.evaluations,
-            solution.depth,
-            solution.accepted,
-            solution.rejected,
-            solution.status,
-        )
+        return dataclasses.replace(solution, trajectory=place_known(found, points, known))
 
     def _draw(self, trajectory: Trajectory, noise: Noise) -> Transitions:
         return draw_transitions(
@@ -260,9 +255,9 @@ class MultiScale(LearnedModel):
             )
         rule = self._rule(weights, bounded=around.times[-1] >= max(wanted))
         drift = field.drift(lambda h: rule(h, True))
-        solution = Ode(method=solver).solve(drift, around.state(start), [around.times[start], *wanted])
+        solution = solve(drift, around.state(start), [around.times[start], *wanted], solver)
         trajectory = Trajectory(solution.trajectory.states[:, 1:], solution.trajectory.times[1:])
-        return Solution(trajectory, solution.evaluations, solution.depth, solution.accepted, solution.rejected)
+        return dataclasses.replace(solution, trajectory=trajectory)
 
     def _calibration(self, h: float, *, moving: bool, bounded: bool) -> Calibration:
         context = ("bounded" if bounded else "open") if moving else "still"

@@ -31,7 +31,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 _CLOSE = 1e-9
@@ -41,12 +41,18 @@ _CLOSE = 1e-9
 class FlowMap(Protocol):
     """Average velocities of states over signed gaps."""
 
-    gaps: tuple[float, ...]
+    @property
+    def gaps(self) -> tuple[float, ...]:
+        """Signed gaps in seconds."""
+        ...
 
     def rates(
-        self, times: Sequence[float], states: Float[Tensor, "batch n *state"], moving: Sequence[bool]
+        self,
+        times: Sequence[float] | Float64[Tensor, "batch n"],
+        states: Float[Tensor, "batch n *state"],
+        moving: Sequence[bool],
     ) -> Float[Tensor, "batch n gap *state"]:
-        """Average velocities of n states over every gap."""
+        """Average velocities of n states over every gap; the times are those of all samples, or of each."""
         ...
 
 
