@@ -1,6 +1,6 @@
 """The results of a study: rows of numbers, with everything needed to trust or repeat them."""
 
-__all__ = ["run_study", "table"]
+__all__ = ["environment", "run_study", "table"]
 
 import platform
 import statistics
@@ -33,7 +33,7 @@ def run_study(study: Study, folder: Path, *, device: str, stage: Stage) -> dict[
         device: Where to compute.
         stage: Announces what begins.
     """
-    environment = _environment(device)
+    where = environment(device)
     codec, models = train_study(study, folder / "models", device=device, stage=stage)
     rows: list[dict[str, Any]] = []
     chosen: dict[str, dict[str, str]] = {}
@@ -48,15 +48,19 @@ def run_study(study: Study, folder: Path, *, device: str, stage: Stage) -> dict[
         "parameters": {name: _parameters(saved) for (name, s), saved in models.items() if s == study.seeds[0]},
         "training_seconds": {f"{name}, seed {seed}": saved.seconds for (name, seed), saved in models.items()}
         | {"codec": codec.seconds},
-        "environment": environment,
+        "environment": where,
         "rows": rows,
     }
     write_json(folder / "results.json", content)
     return content
 
 
-def _environment(device: str) -> dict[str, Any]:
-    """Versions, commit and machine that numbers come from."""
+def environment(device: str) -> dict[str, Any]:
+    """Versions, commit and machine that numbers come from.
+
+    Arguments:
+        device: Where they are computed.
+    """
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
@@ -116,7 +120,7 @@ def _rows(
     device: str,
     stage: Stage,
 ) -> list[dict[str, Any]]:
-    """All measurements of one seed."""
+    """All measurements of one seed; methods that differ in their weights alone cost the same and are timed once."""
     run, world = study.run, study.run.world
     benches = {
         name: Bench.of(run, codec.network, "test", clips=study.test_clips, device=device, world=of)
@@ -130,6 +134,7 @@ def _rows(
             jobs += [(task, split, method) for method in [None, *rows] if split == "test" or _is_main(method)]
     progress = stage(f"measuring, seed {seed}")
     found = []
+    costs: dict[tuple[str, str | None, str], dict[str, Any]] = {}
     for number, (task, split, method) in enumerate(jobs):
         row: dict[str, Any] = {"seed": seed, "task": task, "split": split}
         row |= (
@@ -139,9 +144,12 @@ def _rows(
         )
         row |= measure(benches[split], method, models, task)
         if method is not None and split == "test" and task != "extrapolate":
-            row |= measure_cost(
-                benches[split], method, models, task, clips=study.timing_clips, repeats=study.timing_repeats
-            )
+            how = (method.model, method.solver, task)
+            if how not in costs:
+                costs[how] = measure_cost(
+                    benches[split], method, models, task, clips=study.timing_clips, repeats=study.timing_repeats
+                )
+            row |= costs[how]
         found.append(row)
         progress(number + 1, len(jobs), row["position_error"])
     return found
