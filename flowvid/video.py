@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
@@ -28,22 +29,20 @@ def as_times(times: Tensor | Sequence[float], *, backward: bool = False) -> Time
     Raises:
         ValueError: ``times`` is empty, not one-dimensional, not finite, or out of order.
     """
-    times = torch.as_tensor(times, dtype=torch.float64, device="cpu").clone()
-    if times.ndim != 1 or times.numel() == 0:
-        raise ValueError(f"Times must be a non-empty list of seconds; got shape {tuple(times.shape)}.")
-    if not bool(torch.isfinite(times).all()):
-        raise ValueError(f"Times must be finite seconds; got {times.tolist()}.")
-    steps = times.diff()
-    if backward and bool((steps < 0).all()):
-        return times
-    if bool((steps <= 0).any()):
-        first = int((steps <= 0).nonzero()[0])
-        order = "strictly increase or strictly decrease" if backward else "increase strictly"
-        raise ValueError(
-            f"Times must {order}; got {times[first].item()} followed by {times[first + 1].item()}. "
-            "Sort them and drop duplicates."
-        )
-    return times
+    points = torch.as_tensor(times, dtype=torch.float64, device="cpu").clone()
+    if points.ndim != 1 or points.numel() == 0:
+        raise ValueError(f"Times must be a non-empty list of seconds; got shape {tuple(points.shape)}.")
+    seconds = points.numpy()
+    if not np.isfinite(seconds).all():
+        raise ValueError(f"Times must be finite seconds; got {points.tolist()}.")
+    steps = np.diff(seconds)
+    if (steps > 0).all() or (backward and (steps < 0).all()):
+        return points
+    first = int((steps <= 0).argmax())
+    order = "strictly increase or strictly decrease" if backward else "increase strictly"
+    raise ValueError(
+        f"Times must {order}; got {seconds[first]} followed by {seconds[first + 1]}. Sort them and drop duplicates."
+    )
 
 
 def time_grid(start: float, stop: float, step: float) -> Times:

@@ -348,6 +348,25 @@ def test_the_first_step_is_that_of_the_textbook(method: str) -> None:
     assert log.times[2].item() == pytest.approx(node * min(expected, 1 / 3), rel=1e-5)
 
 
+def test_a_step_taken_back_leaves_no_trace_on_the_others() -> None:
+    control, rows = StepControl(np.array([0.0, 1e3]), 3, order=5, longest=math.inf, max_steps=10), np.arange(3)
+    control.begin(np.ones(3))
+    control.plan()
+    control.judge(rows, np.array([2.0, 0.5, 0.5]), together=True)
+    control.advance()
+    control.plan()
+    before = [control.length[:2].copy(), control.before[:2].copy(), control.time[:2].copy()]
+    control.judge(rows, np.array([0.1, 0.1, math.nan]), together=True)
+    control.advance()
+    assert not control.accepted.any()
+    assert np.array_equal(before, [control.length[:2], control.before[:2], control.time[:2]])
+    assert (control.taken.tolist(), control.rejected.tolist()) == ([0, 1, 1], [1, 0, 1])
+    control.plan()
+    length = control.length
+    control.judge(rows, np.full(3, 1e-9), together=True)
+    assert control.length / length == pytest.approx([1, 10, 1])
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_norm_is_that_of_the_textbook(method: str) -> None:
     """rms(sum_i e_i k_i / (atol + rtol max(|z|, |z_new|))), per second of the step."""

@@ -28,6 +28,7 @@ __all__ = ["Ddim", "Step", "ddim_step"]
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 
 from jaxtyping import Float
@@ -56,8 +57,9 @@ class Step:
         return (noisy * self.keep).add(prediction, alpha=self.turn)
 
 
+@lru_cache(maxsize=4096)
 def ddim_step(predicts: Prediction, schedule: Schedule, level: float, following: float, eta: float = 0.0) -> Step:
-    """The coefficients of a DDIM step.
+    """The coefficients of a DDIM step; kept, since sampling again visits the same levels.
 
     Arguments:
         predicts: What the network predicts.

@@ -39,7 +39,7 @@ from flowvid.noise import Noise
 from flowvid.video import as_times
 
 _SNAP = 1e-8
-_BATCH = 1 << 18
+_BATCH = 1 << 16
 """Normals drawn at once, if a single state does not have more."""
 
 

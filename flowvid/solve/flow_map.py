@@ -182,7 +182,8 @@ class _March:
         )
         clock = torch.tensor(self.sign * self.clock[rows], dtype=torch.float64, device=self.state.device)
         states = self.state[index]
-        rates = field.rates(clock[:, None], states[:, None], [True])[:, 0].flatten(2)
+        rates = field.rates(clock[:, None], states[:, None], [True])[:, 0]
+        rates = rates.reshape(*rates.shape[:2], -1)
         disagreement = (self.check.to(rates) @ rates[:, self.columns]).float().square().mean(dim=2).sqrt()
         estimates = disagreement.detach().double().cpu().numpy()
         self.depth += 1
@@ -213,8 +214,8 @@ class _March:
         go = torch.tensor(_products(self.rule, self.sign * spans)).to(rates)
         at = torch.as_tensor(place, device=rates.device)
         with torch.autocast(rates.device.type, enabled=False):
-            moved = states[at][:, None].flatten(2) + go @ rates[at]
-        moved = moved.unflatten(2, states.shape[1:])
+            moved = states[at].reshape(len(at), 1, -1) + go @ rates[at]
+        moved = moved.reshape(*moved.shape[:2], *states.shape[1:])
         samples = torch.as_tensor(running, device=rates.device)
         for column, i in enumerate(wanted):
             mask = torch.as_tensor(reach[i], device=rates.device)

@@ -22,7 +22,7 @@ __all__ = ["Grid", "grid_methods"]
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -33,13 +33,11 @@ from torch.utils.checkpoint import checkpoint
 
 from flowvid.dynamics.drift import Drift
 from flowvid.noise import Noise
+from flowvid.solve.runge_kutta import Program, advance, compiled, compiling
 from flowvid.solve.solution import COMPLETE, Solution
 from flowvid.solve.solver import Method, Solver, check_problem, check_rate, named_samples, not_finite
 from flowvid.solve.tableau import GRID_TABLEAUS, Tableau
 from flowvid.video import Trajectory
-
-_COMPILED_STEPS = 64
-"""Compiled steps that may exist at once: one for each kind of drift, method, type and shape of state."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,10 +104,11 @@ class Grid(Solver):
                 the method.
         """
         points = check_problem(state, times)
-        kept = self.march(drift, state, points.tolist())
-        states = torch.stack([reached.to(state.dtype) for reached in kept], dim=1)
-        broken = bool(not_finite(states))
-        states, status = self._diagnosed(drift, states, kept, points.tolist()) if broken else (states, COMPLETE)
+        outputs = _Outputs(len(points), state.dtype)
+        self._walk(drift, state, points.tolist(), outputs.append)
+        states, status = outputs.states(), COMPLETE
+        if not_finite(states):
+            states, status = self._diagnosed(drift, states, points.tolist())
         steps = (len(points) - 1) * self.substeps
         evaluations = steps * self.stages
         return Solution(Trajectory(states, points), evaluations, evaluations, accepted=steps, status=status)
@@ -130,63 +129,70 @@ class Grid(Solver):
         Raises:
             ValueError: The drift does not fit the state or the method.
         """
+        kept: list[Tensor] = []
+        self._walk(drift, state, points, kept.append)
+        return kept
+
+    def _walk(self, drift: Drift, state: Tensor, points: Sequence[float], keep: Callable[[Tensor], None]) -> None:
         if not self.compiled:
-            return self._march(drift, state, points, dtype=state.dtype, advance=_advance)
-        with torch.compiler.config.patch(recompile_limit=_COMPILED_STEPS):  # pyrefly: ignore[missing-attribute]
-            return self._march(drift, state, points, dtype=state.dtype, advance=_compiled)
+            self._march(drift, state, points, keep, dtype=state.dtype, advance=advance)
+            return
+        with compiling():
+            self._march(drift, state, points, keep, dtype=state.dtype, advance=compiled)
 
     def _march(
         self,
         drift: Drift,
         state: Tensor,
         points: Sequence[float],
+        keep: Callable[[Tensor], None],
         *,
         dtype: torch.dtype,
         advance: Callable[..., Tensor],
-    ) -> list[Tensor]:
-        tableau, nodes = self.tableau, self.tableau.c[: self.stages]
+    ) -> None:
+        program, own = Program.of(self.tableau, self.stages), torch.promote_types(dtype, torch.float32) == dtype
         prepare = getattr(drift, "callback_step", None)
-        if prepare is not None and len(nodes) > 1:
+        if prepare is not None and len(program.stages) > 1:
             raise ValueError(
-                f"This drift has a callback_step, which sets its weights for a whole step, but {tableau.name} "
+                f"This drift has a callback_step, which sets its weights for a whole step, but {self.tableau.name} "
                 "asks it inside the step, where those weights are wrong. Use euler, or a drift with fixed weights."
             )
 
-        def step(asked: Drift, state: Tensor, left: float, right: float) -> Tensor:
+        def prepared(program: Program, asked: Drift, state: Tensor, left: Any, right: Any) -> Tensor:
             # Here and not in the loop, since a checkpoint takes the step a second time, after all others.
             if prepare is not None:
-                prepare(left, state.to(dtype), right - left)
-            return advance(tableau, asked, state, _moments(nodes, left, right, tensors=self.compiled))
+                prepare(float(left), state.to(dtype), float(right) - float(left))
+            return advance(program, asked, state, left, right)
 
-        state = state.to(torch.promote_types(dtype, torch.float32))
-        asked = partial(_checked, drift, dtype)
-        kept = [state]
+        step = advance if prepare is None else prepared
+        if self.checkpoint and torch.is_grad_enabled():
+            step = partial(checkpoint, step, use_reentrant=False)
+        state = state if own else state.float()
+        asked: Drift = partial(_checked, drift, dtype)
+        keep(state)
+        first = True
         for start, stop in pairwise(points):
-            for left, right in pairwise(self._between(start, stop)):
-                if self.checkpoint and torch.is_grad_enabled():
-                    state = checkpoint(step, asked, state, left, right, use_reentrant=False)
-                else:
-                    state = step(asked, state, left, right)
-                if not self.compiled:
-                    asked = drift if dtype == state.dtype else partial(_rounded, drift, dtype)
-            kept.append(state)
-        return kept
+            ends = self._between(start, stop)
+            moments = torch.tensor(ends, dtype=torch.float64).unbind() if self.compiled else ends
+            for left, right in pairwise(moments):
+                state = step(program, asked, state, left, right)
+                if first and not self.compiled:
+                    asked, first = drift if own else partial(_rounded, drift, dtype), False
+            keep(state)
 
     def _between(self, start: float, stop: float) -> list[float]:
         """The grid from one output time to the next, both kept to the last bit."""
         inner = [start + (stop - start) * number / self.substeps for number in range(1, self.substeps)]
         return [start, *inner, stop]
 
-    def _diagnosed(
-        self, drift: Drift, states: Tensor, kept: Sequence[Tensor], points: Sequence[float]
-    ) -> tuple[Tensor, str]:
+    def _diagnosed(self, drift: Drift, states: Tensor, points: Sequence[float]) -> tuple[Tensor, str]:
         """States without what is not finite, and where that began, found by walking its interval again."""
         whole = torch.isfinite(states.detach()).reshape(*states.shape[:2], -1).all(dim=2).cumprod(dim=1).bool()
         first = int((~whole).any(dim=0).nonzero()[0])
         watch = _Watch(drift)
         with torch.no_grad():
             interval = points[first - 1 : first + 1]
-            self._march(watch, kept[first - 1], interval, dtype=states.dtype, advance=_advance)
+            self._march(watch, states[:, first - 1], interval, _ignore, dtype=states.dtype, advance=advance)
             watch.look_at_state(points[first], states[:, first])
         lost = (~whole).any(dim=1).nonzero()[:, 0].tolist()
         status = (
@@ -215,48 +221,34 @@ def grid_methods() -> tuple[Method, ...]:
     )
 
 
-def _moments(nodes: Sequence[float], left: float, right: float, *, tensors: bool) -> tuple[Any, ...]:
-    """The stage times of a step and then its size: floats, or tensors where a float would be compiled in."""
-    step = right - left
-    moments = [right if node == 1 else left + node * step for node in nodes]
-    moments.append(step)
-    return torch.tensor(moments, dtype=torch.float64).unbind() if tensors else tuple(moments)
+def _ignore(state: Tensor) -> None:
+    """Keep nothing."""
 
 
-def _advance(tableau: Tableau, drift: Drift, state: Tensor, moments: tuple[Any, ...]) -> Tensor:
-    """One step, given the times of its stages and then its size."""
-    *times, step = moments
-    rates: list[Tensor] = []
-    for time, weights in zip(times, tableau.a, strict=False):
-        rates.append(drift(time, _moved(state, rates, weights, step)))
-    return _moved(state, rates, tableau.b, step)
+class _Outputs:
+    """States at output times, in one block of memory from the start unless gradients must pass through them."""
 
+    def __init__(self, count: int, dtype: torch.dtype) -> None:
+        self.count, self.dtype = count, dtype
+        self.kept: list[Tensor] = []
+        self.block: Tensor | None = None
+        self.filled = 0
 
-def _moved(state: Tensor, rates: Sequence[Tensor], weights: Sequence[float], step: float | Tensor) -> Tensor:
-    """state + step * (sum of weights * rates); one operation for each weight that is not zero."""
-    for rate, weight in zip(rates, weights, strict=False):
-        if weight == 0:
-            continue
-        if isinstance(step, Tensor):
-            state = state + step * (weight * rate.to(state.dtype))
+    def append(self, state: Tensor) -> None:
+        """The state at the next time."""
+        if self.filled == 1 and not state.requires_grad:
+            first = self.kept.pop()
+            self.block = torch.empty(len(state), self.count, *state.shape[1:], dtype=self.dtype, device=state.device)
+            self.block[:, 0] = first
+        if self.block is None:
+            self.kept.append(state.to(self.dtype))
         else:
-            state = torch.add(state, rate, alpha=step * weight)
-    return state
+            self.block[:, self.filled] = state
+        self.filled += 1
 
-
-@cache
-def _compiler() -> Callable[..., Tensor]:
-    """The step as one graph; a function, since compilers are slow to import."""
-    return torch.compile(_advance, fullgraph=True)
-
-
-def _compiled(*arguments: Any) -> Tensor:
-    """A compiled step. What is wrong with a drift is said by the drift, not by the compiler."""
-    try:
-        return _compiler()(*arguments)
-    except RuntimeError:
-        _advance(*arguments)
-        raise
+    def states(self) -> Float[Tensor, "batch time *state"]:
+        """All of them."""
+        return torch.stack(self.kept, dim=1) if self.block is None else self.block
 
 
 def _rounded(drift: Drift, dtype: torch.dtype, time: Any, state: Tensor) -> Tensor:

@@ -242,13 +242,15 @@ def integrate(
         if sources:
             stacked = torch.stack([states[index] for index in sources], dim=1)
             found = flow_map.rates([nodes[i].time for i in sources], stacked, [is_moving[i] for i in sources])
-            batches.append(_Batch(sources, found.flatten(1, 2).flatten(2)))
+            batches.append(_Batch(sources, found.reshape(len(found), found.shape[1] * found.shape[2], -1)))
             depth += 1
         if arrivals:
             go = _coefficients(nodes, arrivals, shares, lambda h, parent: weights(h, is_moving[parent]))
             origin = torch.stack([_origin(nodes[index], shares[index], states) for index in arrivals], dim=1)
-            moved = origin.flatten(2) + sum(_displacement(batch, arrivals, go, origin) for batch in batches)
-            states |= dict(zip(arrivals, moved.unflatten(2, origin.shape[2:]).unbind(dim=1), strict=True))
+            moved = origin.reshape(*origin.shape[:2], -1) + sum(
+                _displacement(batch, arrivals, go, origin) for batch in batches
+            )
+            states |= dict(zip(arrivals, moved.reshape(origin.shape).unbind(dim=1), strict=True))
         batches = [batch for batch in batches if max(last_use[source] for source in batch.sources) > stage + 1]
     return torch.stack([states[index] for index in range(len(nodes))], dim=1), len(busy), depth
 

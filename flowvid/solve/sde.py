@@ -158,7 +158,7 @@ class Sde(Solver):
         solver = solvers[calculus](sde=ForwardSDE(flat), bm=brownian, options=options, **unused)
         clock = torch.tensor(grid, dtype=torch.float64)
         kept: list[Tensor] = []
-        y = moving.flatten(1)
+        y = moving.reshape(len(moving), -1)
         extra = solver.init_extra_solver_state(clock[0], y)
         for number in range(1, len(grid)):
             y, extra = solver.step(clock[number - 1], clock[number], y, extra)
@@ -243,15 +243,16 @@ class _Flat:
         """The drift."""
         rate = self.driven.drift(float(time), y.reshape(self.shape))
         self.tracked |= rate.requires_grad and not y.requires_grad
-        return rate.flatten(1)
+        return rate.reshape(len(rate), -1)
 
     def g(self, time: Tensor, y: Tensor) -> Tensor:
         """The volatility, with a dimension for the noise unless that is diagonal."""
         strength = self.driven.volatility(float(time), y.reshape(self.shape))
         self.tracked |= strength.requires_grad and not y.requires_grad
         if self.noise_type == "diagonal":
-            return strength.flatten(1)
-        return strength.flatten(1)[..., None] if self.noise_type == "scalar" else strength.flatten(1, -2)
+            return strength.reshape(len(strength), -1)
+        columns = 1 if self.noise_type == "scalar" else strength.shape[-1]
+        return strength.reshape(len(strength), -1, columns)
 
 
 class _Trees:
