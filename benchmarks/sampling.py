@@ -11,15 +11,13 @@ __all__ = ["main"]
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.timing import paired
 from flowvid.data.files import write_json
 from flowvid.models.continuous import MultiScale
 from flowvid.noise import Noise
@@ -78,27 +76,16 @@ def ratio(solver: str, repeats: int, device: str) -> dict[str, Any]:
         for grid, spans in asked:
             model.heads.trunk(grid, spans)
 
-    pairs = [(_seconds(sampler, device), _seconds(bare, device)) for _ in range(repeats + 2)][2:]
-    ratios = sorted(first / second for first, second in pairs)
+    found = paired(sampler, bare, repeats, device=device)
     return {
         "evaluations": sum(len(grid) for grid, _ in asked) / _CLIPS,
         "calls": len(asked),
-        "seconds": statistics.median(first for first, _ in pairs),
-        "bare_seconds": statistics.median(second for _, second in pairs),
-        "ratio": statistics.median(ratios),
-        "ratio_low": ratios[0],
-        "ratio_high": ratios[-1],
+        "seconds": found.first,
+        "bare_seconds": found.second,
+        "ratio": found.median,
+        "ratio_low": found.low,
+        "ratio_high": found.high,
     }
-
-
-def _seconds(work: Callable[[], None], device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
