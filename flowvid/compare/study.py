@@ -118,5 +118,5 @@ def demo_study(scale: str) -> Study:
             model=Optimisation(steps=12, batch=16, warmup=5),
         )
         return Study(run=run, test_clips=8, timing_clips=4, timing_repeats=1, ddim_steps=(1, 4))
-    run = Run(clips=1024, codec=Optimisation(steps=700, learning_rate=2e-3), model=Optimisation(steps=900))
-    return Study(run=run, test_clips=64, timing_repeats=1, ddim_steps=(1, 4, 16, 50))
+    run = Run(clips=1024, codec=Optimisation(steps=700, learning_rate=2e-3), model=Optimisation(steps=800))
+    return Study(run=run, test_clips=48, timing_repeats=1, ddim_steps=(1, 4, 16, 50))
