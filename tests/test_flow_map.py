@@ -12,8 +12,8 @@ from torch import Tensor
 
 from flowvid.dynamics.weights import one_hot
 from flowvid.solve.flow_map import AdaptiveJump, Jump, leave_one_out, nearest_three
-from flowvid.solve.jump import fenwick_plan
 from flowvid.solve.ode import Ode
+from flowvid.solve.plans import fenwick_plan
 from flowvid.solve.solution import SolveError
 
 DYADIC = (-0.8, -0.4, -0.2, -0.1, 0.1, 0.2, 0.4, 0.8)
@@ -205,6 +205,21 @@ def test_one_read_per_jump(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tensor, "cpu", lambda self: (reads.append(1), original(self))[1])
     solution = AdaptiveJump(tolerance=0.0).solve(Polynomials(PARABOLAS), START, [0.0, 1.0])
     assert len(reads) == solution.depth == 10
+
+
+def test_gaps_of_one_sign_are_enough_to_go_their_way() -> None:
+    heads, times = decay_map(gaps=(-0.4, -0.2, -0.1)), [1.0, 0.75, 0.33, 0.0]
+    for solver in (Jump(), AdaptiveJump(tolerance=0.0), AdaptiveJump(tolerance=1.0)):
+        states = solver.solve(heads, START, times).trajectory.states
+        assert torch.allclose(states[:, -1], START * math.e, rtol=2e-3)
+
+
+@pytest.mark.parametrize("solver", [Jump(), AdaptiveJump()])
+def test_states_may_have_any_shape(solver: Jump) -> None:
+    for shape in ((3,), (3, 2), (3, 2, 1, 4)):
+        states = solver.solve(decay_map(), torch.ones(shape, dtype=torch.float64), [0.0, 0.2, 0.8]).trajectory.states
+        assert states.shape == (3, 3, *shape[1:])
+        assert torch.allclose(states[:, 2], torch.full(shape, math.exp(-0.8), dtype=torch.float64))
 
 
 def test_gradients_pass_through_jumps() -> None:

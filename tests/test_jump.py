@@ -12,7 +12,8 @@ from torch import Tensor
 
 from flowvid.dynamics.weights import lagrange
 from flowvid.solve.bisect import Bisection, bisect
-from flowvid.solve.jump import Node, fenwick_plan, integrate, two_sided_plan
+from flowvid.solve.jump import integrate
+from flowvid.solve.plans import Node, fenwick_plan, two_sided_plan
 
 FORWARD = tuple(0.1 * 2.0**k for k in range(4))
 SIGNED = (*(-gap for gap in reversed(FORWARD)), *FORWARD)

@@ -30,7 +30,8 @@ from flowvid.models.frames import check_frame_step, not_known, place_known, stat
 from flowvid.models.transitions import Transitions, draw_transitions
 from flowvid.models.video_model import LearnedModel, refuse_solver
 from flowvid.noise import Noise
-from flowvid.solve.jump import Node, fenwick_plan, integrate, two_sided_plan
+from flowvid.solve.jump import integrate
+from flowvid.solve.plans import Node, fenwick_plan, two_sided_plan
 from flowvid.solve.solution import Solution
 from flowvid.solvers import solve, solver_methods
 from flowvid.video import Condition, Trajectory, as_times

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from flowvid.dynamics.weights import ScaleWeights, lagrange
 from flowvid.noise import Noise
-from flowvid.solve.jump import FlowMap, fenwick_plan, integrate
+from flowvid.solve.jump import FlowMap, integrate
+from flowvid.solve.plans import fenwick_plan
 from flowvid.solve.solution import COMPLETE, SampleReport, Solution
 from flowvid.solve.solver import Method, Solver, check_problem, named_samples, not_finite
 from flowvid.video import Times, Trajectory
@@ -211,15 +212,15 @@ class _March:
         wanted = [i for i, mask in enumerate(reach) if mask.any()]
         spans = np.stack([*(self.ahead[i] - start for i in wanted), arrive - start], axis=1)
         spans[:, :-1] *= np.stack([reach[i] for i in wanted], axis=1) if wanted else 1.0
-        go = torch.tensor(_products(self.rule, self.sign * spans)).to(rates)
+        go = torch.tensor(_products(self.rule, self.sign * spans, len(self.whole.gaps))).to(rates)
         at = torch.as_tensor(place, device=rates.device)
         with torch.autocast(rates.device.type, enabled=False):
             moved = states[at].reshape(len(at), 1, -1) + go @ rates[at]
         moved = moved.reshape(*moved.shape[:2], *states.shape[1:])
         samples = torch.as_tensor(running, device=rates.device)
         for column, i in enumerate(wanted):
-            mask = torch.as_tensor(reach[i], device=rates.device)
-            self.found[i] = self.found[i].index_put((samples[mask],), moved[mask, column])
+            there = torch.as_tensor(np.flatnonzero(reach[i]), device=rates.device)
+            self.found[i] = self.found[i].index_put((samples[there],), moved[there, column])
         self.state = self.state.index_put((samples,), moved[:, -1])
         self.clock[running] = arrive
         self.jumps[running] += 1
@@ -278,10 +279,10 @@ def jump_methods() -> tuple[Method, ...]:
     )
 
 
-def _products(rule: ScaleWeights, spans: Float64[np.ndarray, "row n"]) -> Float64[np.ndarray, "row n gap"]:
-    """h w(h) of many steps, each different step worked out once."""
+def _products(rule: ScaleWeights, spans: Float64[np.ndarray, "row n"], gaps: int) -> Float64[np.ndarray, "row n gap"]:
+    """h w(h) of many steps, each different step worked out once; nothing for a step of no length."""
     different, place = np.unique(np.round(spans, 12), return_inverse=True)
-    weights = np.stack([h * rule(float(h)) for h in different])
+    weights = np.stack([h * rule(float(h)) if h else np.zeros(gaps) for h in different])
     return weights[place.reshape(spans.shape)]
 
 
