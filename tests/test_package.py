@@ -57,3 +57,10 @@ def test_constraints_pin_every_dependency() -> None:
     tools = [requirement for group in groups for requirement in group if isinstance(requirement, str)]
     needed = {_name(requirement) for requirement in PROJECT["project"]["dependencies"] + tools}
     assert needed <= {_name(pin) for pin in pins}
+
+
+def test_the_readmes_solver_example_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if "flowvid.solvers" in block)
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out == "torch.Size([8, 3, 3]) 2 2 0 complete\n"
