@@ -170,16 +170,14 @@ class _Tree:
         self._forget(places[0][0])
         groups = self._missing(places)
         inside = [place for place in places if place[1]]
-        numbers = [self._number(node, half) for half, nodes in groups.items() for node in nodes]
-        drawn = self._drawn([*numbers, *(2**self.path.levels + leaf for leaf, _ in inside)])
-        row = 0
-        for half, nodes in groups.items():
-            middles = drawn[row : row + len(nodes)].mul_(math.sqrt(half * self.path.resolution / 2))
+        numbers = [[self._number(node, half) for node in nodes] for half, nodes in groups.items()]
+        normals = self._normals([*numbers, [2**self.path.levels + leaf for leaf, _ in inside]])
+        for (half, nodes), middles in zip(groups.items(), normals, strict=False):
+            middles.mul_(math.sqrt(half * self.path.resolution / 2))
             middles.add_(self._gathered([node - half for node in nodes]), alpha=0.5)
             middles.add_(self._gathered([node + half for node in nodes]), alpha=0.5)
             self.fresh.update(zip(nodes, middles.unbind(), strict=True))
-            row += len(nodes)
-        between = iter(self._between(inside, drawn[row:]) if inside else ())
+        between = iter(self._between(inside, next(normals)) if inside else ())
         return [next(between) if fraction else self._value(leaf) for leaf, fraction in places]
 
     def _between(self, places: Sequence[tuple[int, float]], normals: Tensor) -> Sequence[Tensor]:
@@ -232,6 +230,15 @@ class _Tree:
                 kept[node] = self.known[node]
         self.known = kept
         self.fresh.clear()
+
+    def _normals(self, parts: Sequence[Sequence[int]]) -> Iterator[Float[Tensor, "node batch *shape"]]:
+        """Normals of parts that are used one after the other: drawn together while that is little."""
+        entries = len(self.path.noise) * math.prod(self.path.shape)
+        if sum(map(len, parts)) * entries <= _BATCH:
+            together = self._drawn([number for part in parts for number in part])
+            yield from together.split([len(part) for part in parts])
+        else:
+            yield from (self._drawn(part) for part in parts)
 
     def _drawn(self, numbers: Sequence[int]) -> Float[Tensor, "node batch *shape"]:
         path = self.path
