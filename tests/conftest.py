@@ -1,6 +1,7 @@
 """Threads, hypothesis profiles and devices, the same for every test."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,3 +26,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The processor, and the CUDA device where there is one."""
     return torch.device(request.param)
+
+
+@pytest.fixture
+def data() -> Path:
+    """The folder of real data and weights, where the user names one."""
+    folder = os.environ.get("FLOWVID_DATA")
+    if not folder:
+        pytest.skip("needs real data or weights: set FLOWVID_DATA to their folder")
+    return Path(folder)
