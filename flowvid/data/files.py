@@ -5,6 +5,7 @@ __all__ = ["write_atomically", "write_json", "write_video"]
 import json
 import math
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         write: Writes the file at the path it is given, which has the same ending.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    temporary = path.with_name(f".{os.getpid()}.{threading.get_ident()}.{path.name}")
     try:
         write(temporary)
         with temporary.open("rb") as handle:
