@@ -1,4 +1,4 @@
-"""The command line: demo, train, sample, compare, solvers."""
+"""The command line: demo, train, sample, compare, diagnose, solvers."""
 
 __all__ = ["ProgressBar", "main"]
 
@@ -18,9 +18,12 @@ from flowvid.compare.report import draw_study, tables
 from flowvid.compare.results import run_study
 from flowvid.compare.study import Study, demo_study, train_study
 from flowvid.data.clips import FAMILIES, World, render_clips
-from flowvid.data.files import write_video
+from flowvid.data.files import write_json, write_video
+from flowvid.data.trajectories import read_trajectory
+from flowvid.metrics.diagnostics import diagnose
 from flowvid.models.rivals import RIVALS
 from flowvid.noise import Noise
+from flowvid.plot.diagnostics import draw_diagnosis
 from flowvid.solvers import solver_table
 from flowvid.train.loop import Optimisation
 from flowvid.train.run import Run, latents, load_codec, load_model, train_codec, train_model
@@ -101,6 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--clips", type=_positive, default=128, help="held-out clips; default: %(default)s")
     compare.set_defaults(command=_compare)
 
+    _add_diagnose(
+        commands.add_parser("diagnose", help="noise, roughness and spectrum of trajectories, and gaps to start from")
+    )
+
     solvers = commands.add_parser("solvers", help="list every solver with its order, cost and source")
     solvers.set_defaults(command=_solvers, threads=1)
     return parser
@@ -120,6 +127,23 @@ def _common(
         default=int(os.environ.get("OMP_NUM_THREADS", "2")),
         help="CPU threads; default: %(default)s",
     )
+
+
+def _add_diagnose(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="digits, for frames of moving digits, or a .npy or .safetensors file of states "
+        "[batch, time, channel, height, width]",
+    )
+    _common(parser, default=Path("out/diagnosis"), what="the folder of the figure and the numbers")
+    parser.add_argument("--fps", type=float, help="moments per second; a file needs it; default: 16 for digits")
+    motions = (*FAMILIES, "mixed")
+    parser.add_argument("--motion", choices=motions, help="digits only: how they move; default: flight")
+    parser.add_argument("--digits", type=int, choices=(1, 2), help="digits only: how many per clip; default: 1")
+    parser.add_argument("--clips", type=_positive, help="digits only; default: 64")
+    parser.add_argument("--seconds", type=float, help="digits only: length of a clip; default: 4")
+    parser.set_defaults(command=_diagnose)
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -177,6 +201,34 @@ def _compare(options: argparse.Namespace) -> None:
     first = options.out / "models" / f"multiscale-seed{options.seeds[0]}.safetensors"
     study = Study(run=load_model(first, device=options.device).run, seeds=options.seeds, test_clips=options.clips)
     _finish(study, options)
+
+
+def _diagnose(options: argparse.Namespace) -> None:
+    trajectory = _moving_digits(options) if options.data == "digits" else _trajectory_file(options)
+    found = diagnose(Trajectory(trajectory.states.to(options.device), trajectory.times))
+    content = {"data": options.data, "version": __version__, **found.content()}
+    write_json(options.out / "diagnosis.json", content)
+    draw_diagnosis(options.out / "diagnosis.png", content)
+    print(f"{found.table()}\n\nLook at:\n  {options.out / 'diagnosis.png'}\n  {options.out / 'diagnosis.json'}")
+
+
+def _moving_digits(options: argparse.Namespace) -> Trajectory:
+    fps = 16.0 if options.fps is None else options.fps
+    seconds = 4.0 if options.seconds is None else options.seconds
+    world = World(motion=options.motion or "flight", digits=options.digits or 1)
+    if not (fps > 0 and seconds > 0):
+        raise ValueError(f"Rate and length must be positive; got fps={fps} and seconds={seconds}.")
+    video = render_clips(world.clips(range(options.clips or 64), "train"), time_grid(0.0, seconds, 1 / fps))
+    return Trajectory(video.frames, video.times)
+
+
+def _trajectory_file(options: argparse.Namespace) -> Trajectory:
+    given = [name for name in ("motion", "digits", "clips", "seconds") if getattr(options, name) is not None]
+    if given:
+        raise ValueError(f"--{given[0]} is for digits, which are drawn; {options.data} holds what it holds.")
+    if options.fps is None:
+        raise ValueError(f"Expected --fps, the moments per second of {options.data}.")
+    return read_trajectory(Path(options.data), fps=options.fps)
 
 
 def _solvers(options: argparse.Namespace) -> None:

@@ -48,6 +48,16 @@ OPTIONS = {
         "seeds": "0",
         "clips": "128",
     },
+    "diagnose": {
+        "out": "out/diagnosis",
+        "device": "cuda where there is one",
+        "threads": "\\d+",
+        "fps": "16 for digits",
+        "motion": "flight",
+        "digits": "1",
+        "clips": "64",
+        "seconds": "4",
+    },
 }
 REQUIRED = {"sample": {"model"}}
 

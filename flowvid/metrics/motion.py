@@ -3,9 +3,16 @@
 Position is the centroid of the ink above a small threshold, so that faint background noise does not pull it to the
 middle of the frame. Thin strokes lose a little to the threshold: on true frames the centroid was measured to lie 0.08
 pixels from the closed form on average and 0.3 at most, and that floor is reported with the results.
+
+Evenness is measured twice: against the true motion, and against the clip's own mean speed, which needs no truth. The
+latter is what users of frame interpolation call bounciness: with speeds s_n over steps h_n, that is
+
+    (sum_n h_n s_n)^2 / (sum_n h_n  sum_n h_n s_n^2)  =  1 / (1 + variance(s) / mean(s)^2),
+
+by Cauchy-Schwarz at most 1, and 1 exactly at constant speed.
 """
 
-__all__ = ["centroid", "position_error", "second_difference_ratio", "speed_unevenness"]
+__all__ = ["centroid", "position_error", "second_difference_ratio", "speed_unevenness", "speed_uniformity"]
 
 import torch
 from jaxtyping import Float64
@@ -64,3 +71,18 @@ def speed_unevenness(video: Video, positions: Float64[Tensor, "batch time 2"]) -
     if not size > 0:
         raise ValueError("Speed unevenness is relative to the true speed, which is zero in these clips.")
     return float(error.square().sum(dim=2).mean().sqrt() / size)
+
+
+def speed_uniformity(video: Video) -> Float64[Tensor, "batch"]:
+    """Squared mean speed of the centroid over its mean squared speed; 1 at constant speed, at any times of the frames.
+
+    A clip that stands still for a share q of the time and moves evenly else has 1 - q; one that never moves has 0.
+
+    Raises:
+        ValueError: There are fewer than three frames, so that there is only one speed.
+    """
+    if video.frames.shape[1] < 3:
+        raise ValueError(f"Uniformity of speed needs at least three frames; got {video.frames.shape[1]}.")
+    lengths, steps = centroid(video).cpu().diff(dim=1).norm(dim=2), video.times.diff()
+    energy = (lengths.square() / steps).sum(dim=1) * steps.sum()
+    return torch.where(energy > 1e-12, lengths.sum(dim=1).square() / energy.clamp(min=1e-12), 0.0)
