@@ -24,6 +24,7 @@ References:
 __all__ = ["ANGLE_UNIFORM", "AngleUniform", "Cosine", "Level", "LinearPath", "Schedule", "holds_zero", "length"]
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -215,7 +216,7 @@ length = _either(torch.hypot, math.hypot)
 
 
 def holds_zero(values: float | Tensor) -> bool:
-    """Whether a number, or one of a tensor, is zero; compiled code cannot ask, and does not."""
+    """Whether a number, or one of a tensor, is zero to rounding; compiled code cannot ask, and does not."""
     if isinstance(values, Tensor):
-        return not torch.compiler.is_compiling() and bool((values == 0).any())
-    return values == 0
+        return not torch.compiler.is_compiling() and bool((values.abs() < torch.finfo(values.dtype).eps).any())
+    return abs(values) < sys.float_info.epsilon
