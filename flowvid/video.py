@@ -29,15 +29,15 @@ def as_times(times: Tensor | Sequence[float], *, backward: bool = False) -> Time
     Raises:
         ValueError: ``times`` is empty, not one-dimensional, not finite, or out of order.
     """
-    points = torch.as_tensor(times, dtype=torch.float64, device="cpu").clone()
-    if points.ndim != 1 or points.numel() == 0:
-        raise ValueError(f"Times must be a non-empty list of seconds; got shape {tuple(points.shape)}.")
-    seconds = points.numpy()
+    given = times.detach().cpu().numpy() if isinstance(times, Tensor) else times
+    seconds = np.array(given, dtype=np.float64)
+    if seconds.ndim != 1 or seconds.size == 0:
+        raise ValueError(f"Times must be a non-empty list of seconds; got shape {seconds.shape}.")
     if not np.isfinite(seconds).all():
-        raise ValueError(f"Times must be finite seconds; got {points.tolist()}.")
+        raise ValueError(f"Times must be finite seconds; got {seconds.tolist()}.")
     steps = np.diff(seconds)
     if (steps > 0).all() or (backward and (steps < 0).all()):
-        return points
+        return torch.from_numpy(seconds)
     first = int((steps <= 0).argmax())
     order = "strictly increase or strictly decrease" if backward else "increase strictly"
     raise ValueError(

@@ -7,6 +7,7 @@ call, by name, and turns what is not finished into an error.
 
 __all__ = ["Method", "Solver", "check_problem", "check_rate", "named_samples", "not_finite"]
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -96,10 +97,10 @@ def check_problem(state: Tensor, times: Sequence[float] | Tensor) -> Times:
 
 def not_finite(states: Float[Tensor, "batch *rest"]) -> list[int]:
     """Numbers of the samples that hold NaN or infinity; one read from the device where all is well."""
-    rows = states.detach().reshape(len(states), -1)
     # A sum is finite only if all its entries are, and much cheaper than a look at each.
-    if bool(torch.isfinite(rows.sum(dim=1)).all()):
+    if math.isfinite(float(states.detach().sum())):
         return []
+    rows = states.detach().reshape(len(states), -1)
     return (~torch.isfinite(rows).all(dim=1)).nonzero()[:, 0].tolist()
 
 
