@@ -10,6 +10,9 @@ from flowvid.dynamics.drift import MultiScaleField
 from flowvid.dynamics.heads import TransitionHeads, dyadic_gaps
 from flowvid.dynamics.state import Anchor, Query, Surroundings, query_channels
 from flowvid.dynamics.weights import lagrange
+from flowvid.solve.flow_map import Jump, nearest_three
+from flowvid.solve.grid import Grid
+from flowvid.solve.ode import Ode
 from flowvid.video import Condition, Trajectory
 
 GAPS = dyadic_gaps(0.1, 3)
@@ -323,6 +326,22 @@ def test_the_drift_is_the_heads_combined_by_the_weights_at_zero() -> None:
     weights = lagrange(GAPS, 0.0)
     expected = sum(float(w) * rates[:, k] for k, w in enumerate(weights))
     assert torch.allclose(field.drift(lambda h: lagrange(GAPS, h))(0.4, state), expected, atol=1e-4)
+
+
+def test_eulers_method_told_of_its_steps_jumps_along_the_field() -> None:
+    """w(h) through torchdiffeq's callback_step and through our grid: frame 3 from 2 from 0, as on the Fenwick tree."""
+    field = MultiScaleField(HEADS, Surroundings(condition([0.0, 0.1]), gap=0.1))
+    state, rule = grids(7, 2, 2 * CHANNELS), nearest_three(field.gaps)
+    jumped = Jump(weights=rule).solve(field, state, [0.1, 0.4])
+    branch = [0.1, 0.3, 0.4]
+    for euler in (Ode(method="euler"), Grid(method="euler")):
+        stepped = euler.solve(field.stepping(rule), state, branch)
+        assert stepped.evaluations == jumped.evaluations == 2
+        assert torch.allclose(stepped.trajectory.states[:, -1], jumped.trajectory.states[:, -1], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="solver that announces its steps"):
+        field.stepping(rule)(0.1, state)
+    with pytest.raises(ValueError, match="asks it inside the step"):
+        Grid(method="rk4").solve(field.stepping(rule), state, branch)
 
 
 def test_nothing_known_is_a_clear_error() -> None:

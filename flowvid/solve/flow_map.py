@@ -19,7 +19,7 @@ References:
     Hierarchical Deep Learning of Multiscale Differential Equation Time-Steppers (Liu et al., 2020), https://arxiv.org/abs/2008.09768
 """
 
-__all__ = ["AdaptiveJump", "Jump", "jump_methods", "leave_one_out"]
+__all__ = ["AdaptiveJump", "Jump", "jump_methods", "leave_one_out", "nearest_three"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass
