@@ -9,7 +9,7 @@ References:
     The Probable Error of a Mean (Student, 1908), https://doi.org/10.1093/biomet/6.1.1
 """
 
-__all__ = ["Interval", "claim", "fitted_slope", "geometric", "interval", "report", "student"]
+__all__ = ["Interval", "claim", "fitted_slope", "gathered", "geometric", "interval", "report", "student"]
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -113,6 +113,13 @@ def claim(
     holds = (least is None or lowest >= least) and (most is None or highest <= most)
     ends = {"least": least, "most": most, "strict": strict}
     return {"key": key, "says": says, **asdict(found), **ends, "holds": bool(holds)}
+
+
+def gathered(parts: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The numbers of the parts of an experiment, with all their claims in one list."""
+    claims = [found for part in parts.values() for found in part["claims"]]
+    numbers = {name: {key: value for key, value in part.items() if key != "claims"} for name, part in parts.items()}
+    return {**numbers, "claims": claims}
 
 
 def report(content: dict[str, Any]) -> str:

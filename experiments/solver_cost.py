@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from experiments.claims import gathered
 from experiments.floors import measure_exact, measure_trained
 from experiments.precision import measure_oracles, measure_paths
 from experiments.recipes import SolverCost, solver_cost
@@ -83,8 +84,7 @@ def measure(run: SolverCost) -> dict[str, Any]:
         "trained": measure_trained(run.trained),
         "paths": measure_paths(run.paths),
     }
-    claims = [found for part in parts.values() for found in part.pop("claims")]
-    return {**parts, "claims": claims}
+    return gathered(parts)
 
 
 def draw(content: dict[str, Any], folder: Path) -> None:

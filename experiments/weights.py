@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from experiments.claims import gathered
 from experiments.crossover import measure_crossover
 from experiments.mismatch import measure_mismatch
 from experiments.order import measure_order
@@ -32,8 +33,7 @@ def measure(run: Weights) -> dict[str, Any]:
         "crossover": measure_crossover(run.crossover),
         "mismatch": measure_mismatch(run.mismatch),
     }
-    claims = [found for part in parts.values() for found in part.pop("claims")]
-    return {**parts, "claims": claims}
+    return gathered(parts)
 
 
 def draw(content: dict[str, Any], folder: Path) -> None:

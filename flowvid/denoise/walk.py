@@ -19,7 +19,7 @@ from torch import Tensor
 from flowvid.denoise.denoiser import Denoiser
 from flowvid.denoise.schedule import Schedule
 from flowvid.solve.solution import COMPLETE, Solution
-from flowvid.solve.solver import check_problem, named_samples, not_finite
+from flowvid.solve.solver import check_problem, named_samples, not_finite, without_lost
 from flowvid.video import Times, Trajectory
 
 
@@ -50,7 +50,7 @@ def walk(
 ) -> Solution:
     """Carry a state through the levels, one evaluation a step.
 
-    A sample that stops being finite is NaN at the output levels where it is not; the others are whole.
+    A sample that stops being finite is NaN from the first output level on at which it is not; the others are whole.
 
     Arguments:
         advance: (noisy, level, next level) -> noisy data at the next level.
@@ -85,14 +85,11 @@ def _refined(schedule: Schedule, start: float, stop: float, substeps: int) -> tu
 def _judged(
     states: Float[Tensor, "batch time *state"], levels: Times
 ) -> tuple[Float[Tensor, "batch time *state"], str]:
-    """The states and the status; what is not finite becomes NaN."""
-    wrong = not_finite(states)
-    if not wrong:
+    """The states, NaN from where a sample is not finite, and the status."""
+    if not not_finite(states):
         return states, COMPLETE
-    broken = ~torch.isfinite(states.detach()).reshape(*states.shape[:2], -1).all(dim=2)
-    first = levels[int(broken.any(dim=0).nonzero()[0])].item()
-    states = states.masked_fill(broken.reshape(*broken.shape, *(1 for _ in states.shape[2:])), torch.nan)
+    states, first, wrong = without_lost(states)
     return states, (
-        f"NaN or infinity on the way to level {first:g} in {named_samples(wrong)}; the network's predictions are not "
-        "finite or far too large. Check the network, its type and what it was said to predict."
+        f"NaN or infinity on the way to level {levels[first].item():g} in {named_samples(wrong)}; the network's "
+        "predictions are not finite or far too large. Check the network, its type and what it was said to predict."
     )

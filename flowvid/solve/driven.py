@@ -5,10 +5,9 @@ columns of noise that do not commute, where the method has no Levy areas; and an
 not its own reversal. Additive noise means the same in both calculi, and passes everywhere.
 """
 
-__all__ = ["Driven", "checked_noise", "finished", "refined"]
+__all__ = ["Driven", "checked_noise", "finished"]
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from flowvid.dynamics.stochastic import StochasticDrift
 from flowvid.noise import Noise
 from flowvid.solve.brownian import BrownianPath
 from flowvid.solve.solution import COMPLETE, Solution
-from flowvid.solve.solver import check_rate, named_samples, not_finite
+from flowvid.solve.solver import check_rate, named_samples, not_finite, without_lost
 from flowvid.video import Trajectory
 
 
@@ -158,20 +157,11 @@ def checked_noise(noise: Noise | None, state: Tensor) -> Noise:
     return noise
 
 
-def refined(points: Sequence[float], substeps: int) -> list[float]:
-    """The points, kept to the last bit, with equal steps between neighbours."""
-    inner = [a + (b - a) * number / substeps for a, b in pairwise(points) for number in range(substeps)]
-    return [*inner, points[-1]]
-
-
 def finished(method: str, kept: Sequence[Tensor], points: Sequence[float], evaluations: int, steps: int) -> Solution:
     """The solution of these states, NaN from where a sample is not finite; one read of the device."""
     states, status = torch.stack(list(kept), dim=1), COMPLETE
-    lost = not_finite(states)
-    if lost:
-        whole = torch.isfinite(states.detach()).reshape(*states.shape[:2], -1).all(dim=2).cumprod(dim=1).bool()
-        first = int((~whole).any(dim=0).nonzero()[0])
-        states = states.masked_fill(~whole.reshape(*whole.shape, *(1 for _ in states.shape[2:])), torch.nan)
+    if not_finite(states):
+        states, first, lost = without_lost(states)
         status = (
             f"{method} did not finish: {named_samples(lost)} of {len(states)} stopped being finite, the first between "
             f"{points[first - 1]:.6g} s and {points[first]:.6g} s, and are NaN from there on. Look at the drift and "

@@ -35,7 +35,17 @@ from flowvid.dynamics.drift import Drift
 from flowvid.noise import Noise
 from flowvid.solve.runge_kutta import Program, advance, compiled, compiling
 from flowvid.solve.solution import COMPLETE, Solution
-from flowvid.solve.solver import Method, Solver, check_problem, check_rate, named_samples, not_finite
+from flowvid.solve.solver import (
+    Method,
+    Solver,
+    check_problem,
+    check_rate,
+    check_substeps,
+    named_samples,
+    not_finite,
+    refined,
+    without_lost,
+)
 from flowvid.solve.tableau import GRID_TABLEAUS, Tableau
 from flowvid.video import Trajectory
 
@@ -69,8 +79,7 @@ class Grid(Solver):
             raise ValueError(
                 f"Unknown grid method {self.method!r}; expected one of {', '.join(GRID_TABLEAUS)}, or a Tableau."
             )
-        if self.substeps < 1:
-            raise ValueError(f"Expected substeps >= 1, the steps between neighbouring times; got {self.substeps}.")
+        check_substeps(self.substeps)
 
     @property
     def tableau(self) -> Tableau:
@@ -172,7 +181,7 @@ class Grid(Solver):
         keep(state)
         first = True
         for start, stop in pairwise(points):
-            ends = self._between(start, stop)
+            ends = refined((start, stop), self.substeps)
             moments = torch.tensor(ends, dtype=torch.float64).unbind() if self.compiled else ends
             for left, right in pairwise(moments):
                 state = step(program, asked, state, left, right)
@@ -180,27 +189,19 @@ class Grid(Solver):
                     asked, first = drift if own else partial(_rounded, drift, dtype), False
             keep(state)
 
-    def _between(self, start: float, stop: float) -> list[float]:
-        """The grid from one output time to the next, both kept to the last bit."""
-        inner = [start + (stop - start) * number / self.substeps for number in range(1, self.substeps)]
-        return [start, *inner, stop]
-
     def _diagnosed(self, drift: Drift, states: Tensor, points: Sequence[float]) -> tuple[Tensor, str]:
         """States without what is not finite, and where that began, found by walking its interval again."""
-        whole = torch.isfinite(states.detach()).reshape(*states.shape[:2], -1).all(dim=2).cumprod(dim=1).bool()
-        first = int((~whole).any(dim=0).nonzero()[0])
+        finite, first, lost = without_lost(states)
         watch = _Watch(drift)
         with torch.no_grad():
             interval = points[first - 1 : first + 1]
             self._march(watch, states[:, first - 1], interval, _ignore, dtype=states.dtype, advance=advance)
             watch.look_at_state(points[first], states[:, first])
-        lost = (~whole).any(dim=1).nonzero()[:, 0].tolist()
         status = (
             f"{self.tableau.name} did not finish: {watch.found} In all, {named_samples(lost)} (of {len(states)}) "
             f"stopped being finite by {points[-1]:.6g} s; their states are NaN from there on."
         )
-        unknown = ~whole.reshape(*whole.shape, *(1 for _ in states.shape[2:]))
-        return states.masked_fill(unknown, torch.nan), status
+        return finite, status
 
 
 def grid_methods() -> tuple[Method, ...]:

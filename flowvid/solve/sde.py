@@ -43,9 +43,9 @@ from torchsde.settings import METHODS, SDE_TYPES
 
 from flowvid.noise import Noise
 from flowvid.solve.brownian import BrownianPath
-from flowvid.solve.driven import Driven, checked_noise, finished, refined
+from flowvid.solve.driven import Driven, checked_noise, finished
 from flowvid.solve.solution import Solution
-from flowvid.solve.solver import Method, Solver, check_problem
+from flowvid.solve.solver import Method, Solver, check_problem, check_substeps, refined
 
 _LEFT_OUT = ("adjoint_reversible_heun",)
 _ORDERS = {"euler": 0.5, "srk": 1.5}
@@ -100,8 +100,7 @@ class Sde(Solver):
     def __post_init__(self) -> None:
         if self.method not in _names():
             raise ValueError(f"Unknown torchsde method {self.method!r}; expected one of {', '.join(_names())}.")
-        if self.substeps < 1:
-            raise ValueError(f"Expected substeps >= 1, the steps between neighbouring times; got {self.substeps}.")
+        check_substeps(self.substeps)
 
     def solve(
         self,

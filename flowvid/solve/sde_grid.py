@@ -45,9 +45,9 @@ from torch import Tensor
 from flowvid.dynamics.stochastic import NOISE_TYPES
 from flowvid.noise import Noise
 from flowvid.solve.brownian import BrownianPath
-from flowvid.solve.driven import Driven, finished, refined
+from flowvid.solve.driven import Driven, finished
 from flowvid.solve.solution import Solution
-from flowvid.solve.solver import Method, Solver, check_problem
+from flowvid.solve.solver import Method, Solver, check_problem, check_substeps, refined
 
 
 def _euler_maruyama(driven: Driven, state: Tensor, left: float, right: float, noise: Tensor) -> Tensor:
@@ -117,8 +117,7 @@ class StochasticGrid(Solver):
     def __post_init__(self) -> None:
         if self.method not in _RULES:
             raise ValueError(f"Unknown stochastic method {self.method!r}; expected one of {', '.join(_RULES)}.")
-        if self.substeps < 1:
-            raise ValueError(f"Expected substeps >= 1, the steps between neighbouring times; got {self.substeps}.")
+        check_substeps(self.substeps)
 
     def solve(
         self,

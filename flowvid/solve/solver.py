@@ -1,16 +1,27 @@
-"""What a solver is, and what all of them check alike.
+"""What a solver is, and what all of them do alike.
 
 A solver is an object with typed options and one method. It carries a state from the first of the times through the
 others, forward or backward, and answers with a `Solution`, finished or not; `flowvid.solve.solve` is the same in one
 call, by name, and turns what is not finished into an error.
 """
 
-__all__ = ["Method", "Solver", "check_problem", "check_rate", "named_samples", "not_finite"]
+__all__ = [
+    "Method",
+    "Solver",
+    "check_problem",
+    "check_rate",
+    "check_substeps",
+    "named_samples",
+    "not_finite",
+    "refined",
+    "without_lost",
+]
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -102,6 +113,34 @@ def not_finite(states: Float[Tensor, "batch *rest"]) -> list[int]:
         return []
     rows = states.detach().reshape(len(states), -1)
     return (~torch.isfinite(rows).all(dim=1)).nonzero()[:, 0].tolist()
+
+
+def without_lost(states: Float[Tensor, "batch time *state"]) -> tuple[Tensor, int, list[int]]:
+    """States that are NaN from where a sample is first not finite, the first time at which one is not, and which.
+
+    Arguments:
+        states: States at output times, of which at least one is not finite.
+    """
+    whole = torch.isfinite(states.detach()).reshape(*states.shape[:2], -1).all(dim=2).cumprod(dim=1).bool()
+    first = int((~whole).any(dim=0).nonzero()[0])
+    lost = (~whole).any(dim=1).nonzero()[:, 0].tolist()
+    return states.masked_fill(~whole.reshape(*whole.shape, *(1 for _ in states.shape[2:])), torch.nan), first, lost
+
+
+def refined(points: Sequence[float], substeps: int) -> list[float]:
+    """The points, kept to the last bit, with equal steps between neighbours."""
+    inner = [a + (b - a) * number / substeps for a, b in pairwise(points) for number in range(substeps)]
+    return [*inner, points[-1]]
+
+
+def check_substeps(substeps: int) -> None:
+    """Refuse a number of steps between neighbouring times that is not positive.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if substeps < 1:
+        raise ValueError(f"Expected substeps >= 1, the steps between neighbouring times; got {substeps}.")
 
 
 def check_rate(rate: Tensor, state: Tensor) -> None:
