@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from experiments.recipes import SCALES, compare_models
-from flowvid.cli import ProgressBar
+from flowvid.cli.common import ProgressBar
 from flowvid.compare.report import draw_study, tables
 from flowvid.compare.results import run_study
 from flowvid.data.files import write_json

@@ -1,0 +1,44 @@
+"""The command line: one module for each command, imported in full only when it runs."""
+
+__all__ = ["main"]
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from flowvid import __version__
+from flowvid.cli import compare, demo, diagnose, sample, solvers, train
+
+_COMMANDS = (demo, train, sample, compare, diagnose, solvers)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        options.command(options)
+    except ValueError as error:
+        print(f"flowvid: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nflowvid: interrupted; the same command continues from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="flowvid",
+        description="Video as a continuous-time latent trajectory: train, sample and compare.",
+        epilog="Start with: flowvid demo --out out/demo",
+    )
+    parser.add_argument("--version", action="version", version=f"flowvid {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for module in _COMMANDS:
+        module.add(commands)
+    return parser

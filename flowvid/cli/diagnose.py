@@ -1,0 +1,73 @@
+"""flowvid diagnose: noise, roughness and spectrum of trajectories, and gaps to start from."""
+
+__all__ = ["add"]
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flowvid.cli.common import Subparsers, add_common, positive
+from flowvid.data.clips import FAMILIES
+
+if TYPE_CHECKING:
+    from flowvid.video import Trajectory
+
+
+def add(commands: Subparsers) -> None:
+    """The command."""
+    parser = commands.add_parser(
+        "diagnose", help="noise, roughness and spectrum of trajectories, and gaps to start from"
+    )
+    parser.add_argument(
+        "data",
+        metavar="DATA",
+        help="digits, for frames of moving digits, or a .npy or .safetensors file of states "
+        "[batch, time, channel, height, width]",
+    )
+    add_common(parser, out=Path("out/diagnosis"), what="the folder of the figure and the numbers")
+    parser.add_argument("--fps", type=float, help="moments per second; a file needs it; default: 16 for digits")
+    motions = (*FAMILIES, "mixed")
+    parser.add_argument("--motion", choices=motions, help="digits only: how they move; default: flight")
+    parser.add_argument("--digits", type=int, choices=(1, 2), help="digits only: how many per clip; default: 1")
+    parser.add_argument("--clips", type=positive, help="digits only; default: 64")
+    parser.add_argument("--seconds", type=float, help="digits only: length of a clip; default: 4")
+    parser.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    from flowvid import __version__
+    from flowvid.data.files import write_json
+    from flowvid.metrics.diagnostics import diagnose
+    from flowvid.plot.diagnostics import draw_diagnosis
+    from flowvid.video import Trajectory
+
+    trajectory = _moving_digits(options) if options.data == "digits" else _trajectory_file(options)
+    found = diagnose(Trajectory(trajectory.states.to(options.device), trajectory.times))
+    content = {"data": options.data, "version": __version__, **found.content()}
+    write_json(options.out / "diagnosis.json", content)
+    draw_diagnosis(options.out / "diagnosis.png", content)
+    print(f"{found.table()}\n\nLook at:\n  {options.out / 'diagnosis.png'}\n  {options.out / 'diagnosis.json'}")
+
+
+def _moving_digits(options: argparse.Namespace) -> "Trajectory":
+    from flowvid.data.clips import World, render_clips
+    from flowvid.video import Trajectory, time_grid
+
+    fps = 16.0 if options.fps is None else options.fps
+    seconds = 4.0 if options.seconds is None else options.seconds
+    world = World(motion=options.motion or "flight", digits=options.digits or 1)
+    if not (fps > 0 and seconds > 0):
+        raise ValueError(f"Rate and length must be positive; got fps={fps} and seconds={seconds}.")
+    video = render_clips(world.clips(range(options.clips or 64), "train"), time_grid(0.0, seconds, 1 / fps))
+    return Trajectory(video.frames, video.times)
+
+
+def _trajectory_file(options: argparse.Namespace) -> "Trajectory":
+    from flowvid.data.trajectories import read_trajectory
+
+    given = [name for name in ("motion", "digits", "clips", "seconds") if getattr(options, name) is not None]
+    if given:
+        raise ValueError(f"--{given[0]} is for digits, which are drawn; {options.data} holds what it holds.")
+    if options.fps is None:
+        raise ValueError(f"Expected --fps, the moments per second of {options.data}.")
+    return read_trajectory(Path(options.data), fps=options.fps)
