@@ -29,8 +29,9 @@ def run_experiment(
     about: str,
     *,
     recipe: Callable[[str], Any],
-    measure: Callable[[Any], dict[str, Any]],
+    measure: Callable[..., dict[str, Any]],
     draw: Callable[[dict[str, Any], Path], None],
+    real: bool = False,
 ) -> None:
     """The command line of an experiment: measure at a scale, write the numbers, draw them from what was written.
 
@@ -38,8 +39,10 @@ def run_experiment(
         name: Module of the experiment, and of its results.
         about: What it is about.
         recipe: Scale -> complete description of the run, a dataclass.
-        measure: Description -> numbers, among them a list of claims.
+        measure: Description -> numbers, among them a list of claims; of a ``real`` experiment (description, folder of
+            real clips and weights or None) -> numbers.
         draw: (results, folder) -> figures in the folder.
+        real: Whether it measures real clips too, where the user has some.
     """
     parser = argparse.ArgumentParser(prog=f"python -m experiments.{name}", description=about)
     parser.add_argument("--scale", choices=SCALES, default="quick", help="default: %(default)s")
@@ -48,10 +51,18 @@ def run_experiment(
     parser.add_argument(
         "--threads", type=int, default=int(os.environ.get("OMP_NUM_THREADS", "2")), help="default: %(default)s"
     )
+    if real:
+        where = os.environ.get("FLOWVID_DATA")
+        parser.add_argument(
+            "--data",
+            type=Path,
+            default=where and Path(where),
+            help="folder of clips/ and weights/; default: FLOWVID_DATA",
+        )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     run, begun = recipe(options.scale), time.monotonic()
-    numbers = measure(run)
+    numbers = measure(run, options.data) if real else measure(run)
     content = {
         "experiment": name,
         "scale": options.scale,

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import torch
 
 from flowvid import __version__
-from flowvid.cli import compare, demo, diagnose, sample, solvers, train
+from flowvid.cli import compare, dedupe, demo, diagnose, probe, sample, solvers, train
 
-_COMMANDS = (demo, train, sample, compare, diagnose, solvers)
+_COMMANDS = (demo, train, sample, compare, probe, dedupe, diagnose, solvers)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -75,7 +75,7 @@ class ProgressBar:
         from tqdm import tqdm
 
         if self.bar is None:
-            self.bar = tqdm(total=steps, desc=f"{self.name:>22}", file=sys.stdout, initial=0, dynamic_ncols=True)
+            self.bar = tqdm(total=steps, desc=f"{self.name:>22}", file=sys.stderr, initial=0, dynamic_ncols=True)
         self.bar.update(step - self.bar.n)
         if loss is not None:
             self.bar.set_postfix_str(f"{loss:.4f}", refresh=False)

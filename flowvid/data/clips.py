@@ -26,7 +26,7 @@ import torch
 from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
-from flowvid.data.digits import SPLITS, ink_box, ink_radius, load_glyphs, render
+from flowvid.data.digits import SPLITS, Glyphs, ink_box, ink_radius, load_glyphs, render
 from flowvid.data.motions import Flight, Motion, Orbit, Oscillation, Pendulum, Spin
 from flowvid.noise import Noise
 from flowvid.video import Video, as_times
@@ -65,7 +65,7 @@ class Clip:
             not finite and strictly increasing.
     """
 
-    glyphs: Float32[Tensor, "digit 8 8"]
+    glyphs: Float32[Tensor, "digit row column"]
     motions: tuple[Motion, ...]
     labels: tuple[int, ...]
     canvas: int
@@ -136,15 +136,20 @@ class World:
             if not 0 <= low <= high < math.inf:
                 raise ValueError(f"{name} must be a range 0 <= low <= high of finite numbers; got ({low}, {high}).")
 
-    def clip(self, seed: int, split: str) -> Clip:
-        """The clip of a seed; it depends on nothing but this world, the seed and the split.
+    def clip(self, seed: int, split: str, *, glyphs: Glyphs | None = None) -> Clip:
+        """The clip of a seed; it depends on nothing but this world, the seed, the split and the glyphs.
+
+        Arguments:
+            seed: Any 64-bit integer.
+            split: Names the noise, and the glyphs where none are given.
+            glyphs: What to choose the digits from, of any size; scikit-learn's digits of the split if None.
 
         Raises:
             ValueError: The split is unknown, or a digit does not fit the canvas.
         """
-        return self.clips([seed], split)[0]
+        return self.clips([seed], split, glyphs=glyphs)[0]
 
-    def clips(self, seeds: Iterable[int], split: str) -> list[Clip]:
+    def clips(self, seeds: Iterable[int], split: str, *, glyphs: Glyphs | None = None) -> list[Clip]:
         """The clips of many seeds; each is the one `clip` makes.
 
         Raises:
@@ -152,7 +157,7 @@ class World:
         """
         if split not in SPLITS:
             raise ValueError(f"The splits are {', '.join(SPLITS)}; got {split!r}.")
-        noise, bank = Noise.of(seeds), load_glyphs(split)
+        noise, bank = Noise.of(seeds), load_glyphs(split) if glyphs is None else glyphs
         chosen = noise.fold(f"{split}/glyphs").integers("glyph", 0, len(bank), self.digits)
         names = noise.fold(f"{split}/motion")
         family = names.integers("family", 0, len(FAMILIES), self.digits).tolist()
@@ -184,7 +189,7 @@ class World:
             self, speed=(1.25 * speed, 1.75 * speed), frequency=(1.25 * frequency, 1.75 * frequency)
         )
 
-    def _motion(self, glyph: Float32[Tensor, "8 8"], family: int, draws: _Draws) -> Motion:
+    def _motion(self, glyph: Float32[Tensor, "row column"], family: int, draws: _Draws) -> Motion:
         name = FAMILIES[family] if self.motion == "mixed" else self.motion
         reach = (ink_radius(glyph),) * 4 if name == "spin" else ink_box(glyph)
         left, right, up, down = (self.scale * side for side in reach)

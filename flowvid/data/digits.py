@@ -40,11 +40,11 @@ class Glyphs:
     """Images of digits and what they show.
 
     Arguments:
-        images: Ink in [0, 1], shape (n, 8, 8); row 0 is the top.
+        images: Ink in [0, 1], shape (n, row, column), 8 x 8 for scikit-learn's; row 0 is the top.
         labels: The digits 0..9, shape (n,).
     """
 
-    images: Float32[Tensor, "n 8 8"]
+    images: Float32[Tensor, "n row column"]
     labels: Int64[Tensor, "n"]
 
     def __len__(self) -> int:

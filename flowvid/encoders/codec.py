@@ -1,20 +1,34 @@
 """Codecs: videos to latent trajectories and back, frame by frame.
 
 Every method moves in the same latent space, so the codec is trained once and its reconstruction error is the ceiling
-of every table. Coding frame by frame keeps the time axis untouched: any real times, any length, no 4k + 1 rule.
+of every table. Coding frame by frame keeps the time axis untouched: any real times, any length, no 4k + 1 rule. A
+`VideoCodec` that is not a `Codec` may have such a rule.
 """
 
-__all__ = ["Codec", "IdentityCodec"]
+__all__ = ["Codec", "IdentityCodec", "VideoCodec"]
 
 from abc import ABC, abstractmethod
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowvid.data.model_files import ModelFiles
 from flowvid.video import Trajectory, Video
 
 
-class Codec(nn.Module, ABC):
+class VideoCodec(nn.Module, ABC):
+    """Videos to latent trajectories of zero mean and unit variance per channel, and back."""
+
+    @abstractmethod
+    def encode(self, video: Video) -> Trajectory:
+        """The latent trajectory of a video."""
+
+    @abstractmethod
+    def decode(self, trajectory: Trajectory) -> Video:
+        """The video of a latent trajectory."""
+
+
+class Codec(ModelFiles, VideoCodec):
     """Frames to latents of zero mean and unit variance per channel, and back."""
 
     @abstractmethod

@@ -43,7 +43,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from flowvid.metrics.feature_cache import FeatureCache
+from flowvid.data.cache import TensorCache, cache_key, content_of
 from flowvid.metrics.i3d import I3D_MIXED_4D, I3DMixed4d
 from flowvid.metrics.squeezenet import SQUEEZENET, SqueezeNet, as_rgb
 from flowvid.metrics.weights import Source, load_arrays, verified_digest
@@ -190,7 +190,7 @@ def extract(
     video: Video,
     *,
     batch: int = 4,
-    cache: FeatureCache | None = None,
+    cache: TensorCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Float32[Tensor, "video vector feature"]:
     """Features of every clip of a video, on the host; times do not enter.
@@ -213,7 +213,7 @@ def extract(
         )
     if batch < 1:
         raise ValueError(f"Features are computed for at least one clip at a time; got batch={batch}.")
-    keys = [cache.key(network.identity, clip) for clip in frames] if cache else []
+    keys = [cache_key(network=network.identity, clip=content_of(clip)) for clip in frames] if cache else []
     found = {number: seen for number, key in enumerate(keys) if cache and (seen := cache.read(key)) is not None}
     missing = [number for number in range(len(frames)) if number not in found]
     report = progress or (lambda done, total: None)

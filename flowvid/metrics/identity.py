@@ -13,6 +13,7 @@ References:
 
 __all__ = ["Classifier", "DigitClassifier", "identity_kept"]
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -66,10 +67,21 @@ class DigitClassifier:
 
     def __call__(self, frames: Float[Tensor, "frame channel height width"]) -> Float64[Tensor, "frame digit"]:
         """Probabilities of the digits 0..9, on the host."""
-        away = _features(frames.detach().cpu().double(), self.scale) - self.means[:, None]
+        return self.log_likelihoods(frames).softmax(dim=1)
+
+    def log_likelihoods(
+        self, frames: Float[Tensor, "frame channel height width"], *, angle: float = 0.0
+    ) -> Float64[Tensor, "frame digit"]:
+        """Log-densities of the digits 0..9 up to one constant, on the host.
+
+        Arguments:
+            frames: Frames in [-1, 1].
+            angle: Radians that the digits are taken to be turned by, positive from the x axis to the y axis.
+        """
+        away = _features(frames.detach().cpu().double(), self.scale, angle) - self.means[:, None]
         whitened = torch.linalg.solve_triangular(self.factors, away.mT, upper=False)
         size = self.factors.diagonal(dim1=1, dim2=2).log().sum(dim=1)
-        return (-whitened.square().sum(dim=1) / 2 - size[:, None]).T.softmax(dim=1)
+        return (-whitened.square().sum(dim=1) / 2 - size[:, None]).T
 
 
 def identity_kept(video: Video, labels: Sequence[int], classifier: Classifier) -> Float64[Tensor, "batch time"]:
@@ -114,12 +126,15 @@ def _drawn(glyphs: Glyphs, scale: int) -> tuple[Float64[Tensor, "n feature"], Te
     return _features(ink.flatten(0, 1)[:, None].double() * 2 - 1, scale), glyphs.labels.repeat_interleave(_DRAWN)
 
 
-def _features(frames: Float64[Tensor, "frame channel height width"], scale: int) -> Float64[Tensor, "frame feature"]:
-    """Ink on a grid of glyph pixels around the centroid, mean over channels."""
+def _features(
+    frames: Float64[Tensor, "frame channel height width"], scale: int, angle: float = 0.0
+) -> Float64[Tensor, "frame feature"]:
+    """Ink on a turned grid of glyph pixels around the centroid, mean over channels."""
     places = centroid(Video(frames.clamp(-1, 1)[:, None], torch.zeros(1, dtype=torch.float64)))[:, 0]
     offsets = scale * (torch.arange(_SIDE, dtype=torch.float64) - (_SIDE - 1) / 2)
     y, x = torch.meshgrid(offsets, offsets, indexing="ij")
-    grid = places[:, None, None] + torch.stack((x, y), dim=2)
+    cos, sin = math.cos(angle), math.sin(angle)
+    grid = places[:, None, None] + torch.stack((cos * x - sin * y, sin * x + cos * y), dim=2)
     size = torch.tensor(frames.shape[:1:-1], dtype=torch.float64)
     ink = (frames + 1) / 2
     sampled = F.grid_sample(ink, grid * (2 / size) - 1, mode="bilinear", padding_mode="zeros", align_corners=False)

@@ -29,6 +29,7 @@ from flowvid.dynamics.weights import Calibration, lagrange, least_squares, one_h
 from flowvid.models.frames import check_frame_step, not_known, place_known, state_at, take
 from flowvid.models.transitions import Transitions, draw_transitions
 from flowvid.models.video_model import LearnedModel, refuse_solver
+from flowvid.networks.whole_batch import whole_batch_mean
 from flowvid.noise import Noise
 from flowvid.solve.jump import integrate
 from flowvid.solve.plans import Node, fenwick_plan, two_sided_plan
@@ -125,7 +126,7 @@ class MultiScale(LearnedModel):
         error = self.heads(drawn.query) * self.heads.gap[:, None, None, None] - displacement
         scaled = error.unflatten(2, (2, -1)) / self.heads.scale[:, :, None, None, None]
         weighted = scaled.square().mean(dim=(3, 4, 5)) * drawn.weight[:, :, None]
-        per_head = weighted.sum(dim=0) / drawn.weight.sum(dim=0)[:, None]
+        per_head = whole_batch_mean(weighted.sum(dim=0)) / whole_batch_mean(drawn.weight.sum(dim=0))[:, None]
         logarithms = (per_head + _LEAST_ERROR).log().mean(dim=0)
         return logarithms[0] + self.velocity_weight * logarithms[1]
 

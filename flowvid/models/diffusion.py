@@ -27,6 +27,7 @@ from flowvid.dynamics.drift import clock
 from flowvid.models.frames import check_clips, draw_distance, not_known, take
 from flowvid.models.video_model import LearnedModel
 from flowvid.networks.trunk import Trunk
+from flowvid.networks.whole_batch import whole_batch_mean
 from flowvid.noise import Noise
 from flowvid.solve.solution import Solution
 from flowvid.solve.solver import Method, Solver
@@ -113,7 +114,8 @@ class ClipDiffusion(LearnedModel):
         mask = known[:, :, None, None, None]
         noisy = torch.where(mask, clean, add_noise(clean, epsilon, level))
         error = self.v(noisy, level, known) - target("v", clean, epsilon, level)
-        return torch.where(mask, 0.0, error.square()).sum() / (~known).sum() / clean[0, 0].numel()
+        total = whole_batch_mean(torch.where(mask, 0.0, error.square()).sum())
+        return total / whole_batch_mean((~known).sum().to(total.dtype)) / clean[0, 0].numel()
 
     def sample(
         self, condition: Condition, times: Sequence[float], noise: Noise, *, solver: str | None = None

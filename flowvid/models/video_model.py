@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from flowvid.data.model_files import ModelFiles
 from flowvid.noise import Noise
 from flowvid.solve.solution import Solution
 from flowvid.video import Condition, Trajectory
@@ -42,8 +43,8 @@ class VideoModel(ABC):
         """Names that ``sample`` accepts as solver; the first is the default."""
 
 
-class LearnedModel(VideoModel, nn.Module, ABC):
-    """A model with parameters."""
+class LearnedModel(VideoModel, ModelFiles, nn.Module, ABC):
+    """A model with parameters, which `save_pretrained` writes to a folder and `from_pretrained` reads from one."""
 
     @abstractmethod
     def prepare(self, trajectory: Trajectory) -> None:
