@@ -17,11 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowvid.cli import main
+from flowvid.data.clips import World
 from flowvid.data.trajectories import read_trajectory
+from flowvid.data.writers import write_video
 from flowvid.metrics.diagnostics import diagnose, power_spectrum
 from flowvid.metrics.structure import StructureFunction, even_step, fit_power_law, structure_function
 from flowvid.plot.diagnostics import draw_diagnosis
-from flowvid.video import Trajectory
+from flowvid.video import Trajectory, time_grid
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -406,14 +408,27 @@ def test_the_command_diagnoses_moving_digits(tmp_path: Path, capsys: pytest.Capt
     assert json.loads((tmp_path / "diagnosis.json").read_text())["law"]["hurst"] > 0.6
 
 
+def test_the_command_diagnoses_footage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two clips of 17 frames from a file of 40, and none from one that is too short."""
+    clips = World().clips(range(2), "test")
+    for name, count, clip in (("long.mkv", 40, clips[0]), ("short.mkv", 5, clips[1])):
+        write_video(tmp_path / "in" / name, clip.frames(time_grid(0, (count - 1) / 8, 1 / 8)), fps=8)
+    assert run(str(tmp_path / "in"), "--seconds=2", "--side=16", f"--out={tmp_path}") == 0
+    assert "2 of 17 moments, 0.125 s apart, 768 entries each" in capsys.readouterr().out
+    assert run(str(tmp_path / "in"), "--seconds=9", f"--out={tmp_path}") == 2
+    assert "No file of" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "required: DATA"),
         (["none.npy"], "Expected --fps"),
         (["none.npy", "--fps=8"], "there is none"),
-        (["a.npy", "--fps=8", "--clips=3"], "--clips is for digits"),
-        (["a.npy", "--fps=8", "--motion=spin"], "--motion is for digits"),
+        (["a.npy", "--fps=8", "--clips=3"], "--clips is for what is drawn"),
+        (["a.npy", "--fps=8", "--motion=spin"], "--motion is for what is drawn"),
+        (["digits", "--side=8"], "--side is for footage"),
+        (["a.mp4", "--digits=2"], "--digits is for digits"),
         (["digits", "--motion=walk"], "choose from .*flight"),
         (["digits", "--fps=0"], "must be positive; got fps=0"),
         (["digits", "--seconds=-1"], "seconds=-1"),

@@ -21,16 +21,19 @@ def add(commands: Subparsers) -> None:
     parser.add_argument(
         "data",
         metavar="DATA",
-        help="digits, for frames of moving digits, or a .npy or .safetensors file of states "
-        "[batch, time, channel, height, width]",
+        help="digits, for frames of moving digits; a folder of footage or a video file; or a .npy or .safetensors file "
+        "of states [batch, time, channel, height, width]",
     )
     add_common(parser, out=Path("out/diagnosis"), what="the folder of the figure and the numbers")
-    parser.add_argument("--fps", type=float, help="moments per second; a file needs it; default: 16 for digits")
+    parser.add_argument(
+        "--fps", type=float, help="moments per second; states need it; default: 16 for digits, footage's own"
+    )
     motions = (*FAMILIES, "mixed")
     parser.add_argument("--motion", choices=motions, help="digits only: how they move; default: flight")
     parser.add_argument("--digits", type=int, choices=(1, 2), help="digits only: how many per clip; default: 1")
-    parser.add_argument("--clips", type=positive, help="digits only; default: 64")
-    parser.add_argument("--seconds", type=float, help="digits only: length of a clip; default: 4")
+    parser.add_argument("--clips", type=positive, help="digits and footage: at most so many; default: 64")
+    parser.add_argument("--seconds", type=float, help="digits and footage: length of a clip; default: 4")
+    parser.add_argument("--side", type=positive, help="footage only: pixels of its frames; default: 64")
     parser.set_defaults(command=_run)
 
 
@@ -41,7 +44,13 @@ def _run(options: argparse.Namespace) -> None:
     from flowvid.plot.diagnostics import draw_diagnosis
     from flowvid.video import Trajectory
 
-    trajectory = _moving_digits(options) if options.data == "digits" else _trajectory_file(options)
+    path = Path(options.data)
+    if options.data == "digits":
+        trajectory = _moving_digits(options)
+    elif path.suffix in (".npy", ".safetensors"):
+        trajectory = _trajectory_file(options)
+    else:
+        trajectory = _footage(options)
     found = diagnose(Trajectory(trajectory.states.to(options.device), trajectory.times))
     content = {"data": options.data, "version": __version__, **found.content()}
     write_json(options.out / "diagnosis.json", content)
@@ -53,6 +62,7 @@ def _moving_digits(options: argparse.Namespace) -> "Trajectory":
     from flowvid.data.clips import World, render_clips
     from flowvid.video import Trajectory, time_grid
 
+    _refuse(options, ("side",), "footage, which is resized")
     fps = 16.0 if options.fps is None else options.fps
     seconds = 4.0 if options.seconds is None else options.seconds
     world = World(motion=options.motion or "flight", digits=options.digits or 1)
@@ -65,9 +75,40 @@ def _moving_digits(options: argparse.Namespace) -> "Trajectory":
 def _trajectory_file(options: argparse.Namespace) -> "Trajectory":
     from flowvid.data.trajectories import read_trajectory
 
-    given = [name for name in ("motion", "digits", "clips", "seconds") if getattr(options, name) is not None]
-    if given:
-        raise ValueError(f"--{given[0]} is for digits, which are drawn; {options.data} holds what it holds.")
+    _refuse(options, ("motion", "digits", "clips", "seconds", "side"), "what is drawn or read as frames")
     if options.fps is None:
         raise ValueError(f"Expected --fps, the moments per second of {options.data}.")
     return read_trajectory(Path(options.data), fps=options.fps)
+
+
+def _footage(options: argparse.Namespace) -> "Trajectory":
+    """Clips that follow each other in every file, as pixels."""
+    import torch
+
+    from flowvid.data.footage import Footage, as_video, catalogue
+    from flowvid.video import Trajectory, time_grid
+
+    _refuse(options, ("motion", "digits"), "digits, which are drawn")
+    found = catalogue([options.data])
+    if found.skipped:
+        print(found.report())
+    fps = min(info.fps for _, info in found.entries) if options.fps is None else options.fps
+    seconds = 4.0 if options.seconds is None else options.seconds
+    if not (fps > 0 and seconds > 0):
+        raise ValueError(f"Rate and length must be positive; got fps={fps} and seconds={seconds}.")
+    times, side, most = time_grid(0.0, seconds, 1 / fps), options.side or 64, options.clips or 64
+    clips: list[torch.Tensor] = []
+    for path, info in found.entries:
+        with Footage(path) as footage:
+            for number in range(min(int((info.duration - 1 / info.fps) / seconds), most - len(clips))):
+                clips.append(footage.at((times + number * seconds).tolist(), size=(side, side)))
+    if not clips:
+        raise ValueError(f"No file of {options.data} lasts {seconds} s; ask for fewer with --seconds.")
+    video = as_video(torch.stack(clips), times)
+    return Trajectory(video.frames, video.times)
+
+
+def _refuse(options: argparse.Namespace, names: tuple[str, ...], purpose: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise ValueError(f"--{name} is for {purpose}; it means nothing for {options.data}.")
