@@ -23,6 +23,7 @@ from flowvid.noise import Noise
 from flowvid.train.checkpoint import load_tensors, save_tensors
 from flowvid.train.loop import Optimisation
 from flowvid.train.run import Run, latents, load_codec, load_model, train_codec, train_model
+from flowvid.train.store import Store
 from flowvid.video import Condition, Trajectory
 
 KINDS = (torch.float32, torch.float64, torch.int64, torch.uint8, torch.bool, torch.bfloat16)
@@ -274,10 +275,12 @@ def test_a_codec_serves_every_run_that_shares_its_data(codec_path: Path) -> None
 def test_an_interrupted_codec_is_the_same_codec(codec_path: Path, tmp_path: Path, forward: int) -> None:
     with interrupted_at(torch.nn.PixelShuffle, 2 * forward):
         train_codec(TINY, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["codec.partial.safetensors"]
-    assert load_tensors(tmp_path / "codec.partial.safetensors")[1]["step"] == forward
+    assert [path.name for path in tmp_path.iterdir()] == ["codec"]
+    (checkpoint,) = Store(tmp_path / "codec").paths
+    assert load_tensors(checkpoint)[1]["step"] == forward
     saved = train_codec(TINY, tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["codec.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["codec", "codec.safetensors"]
+    assert [path.name for path in (tmp_path / "codec").iterdir()] == ["log.jsonl"]
     assert same(saved.network, load_codec(codec_path).network)
 
 
@@ -302,10 +305,10 @@ def test_an_interrupted_model_is_the_same_model(bank, tmp_path: Path, name: str)
     for forward in (1, 5, 12):
         with interrupted_at(Trunk, forward):
             train_model(name, TINY, bank, parted)
-        assert [path.name for path in parted.iterdir()] == [f"{name}-seed0.partial.safetensors"]
+        assert [path.name for path in parted.iterdir()] == [f"{name}-seed0"]
     continued = train_model(name, TINY, bank, parted)
     assert same(continued.network, whole.network)
-    assert [path.name for path in parted.iterdir()] == [file]
+    assert sorted(path.name for path in parted.iterdir()) == [f"{name}-seed0", file]
     assert same(load_model(parted / file).network, whole.network)
     with pytest.raises(ValueError, match="not a finished codec"):
         load_codec(parted / file)
@@ -339,7 +342,7 @@ def test_a_seed_decides_the_weights_and_other_seeds_give_others(bank, tmp_path: 
     second = train_model("direct", other, bank, tmp_path / "a").network
     assert same(first, again)
     assert not same(first, second)
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "a").glob("*.safetensors")) == [
         "direct-seed0.safetensors",
         "direct-seed1.safetensors",
     ]
@@ -370,7 +373,7 @@ def test_half_a_model_is_no_model(bank, tmp_path: Path) -> None:
         train_model("direct", TINY, bank, tmp_path)
     for load, wanted in ((load_model, "model"), (load_codec, "codec")):
         with pytest.raises(ValueError, match=f"holds a half-trained network, not a finished {wanted}"):
-            load(tmp_path / "direct-seed0.partial.safetensors")
+            load(Store(tmp_path / "direct-seed0").paths[-1])
 
 
 def test_a_codec_is_no_model(codec_path: Path) -> None:

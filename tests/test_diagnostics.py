@@ -412,7 +412,7 @@ def test_the_command_diagnoses_footage(tmp_path: Path, capsys: pytest.CaptureFix
     """Two clips of 17 frames from a file of 40, and none from one that is too short."""
     clips = World().clips(range(2), "test")
     for name, count, clip in (("long.mkv", 40, clips[0]), ("short.mkv", 5, clips[1])):
-        write_video(tmp_path / "in" / name, clip.frames(time_grid(0, (count - 1) / 8, 1 / 8)), fps=8)
+        write_video(tmp_path / "in" / name, clip.frames(time_grid(0.0, (count - 1) / 8, 1 / 8)), fps=8.0)
     assert run(str(tmp_path / "in"), "--seconds=2", "--side=16", f"--out={tmp_path}") == 0
     assert "2 of 17 moments, 0.125 s apart, 768 entries each" in capsys.readouterr().out
     assert run(str(tmp_path / "in"), "--seconds=9", f"--out={tmp_path}") == 2

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from flowvid.noise import Noise
 from flowvid.train.checkpoint import load_tensors
-from flowvid.train.loop import Optimisation, fit
+from flowvid.train.loop import Execution, Optimisation, fit
+from flowvid.train.store import Store
 
+OFTEN = Execution(save_seconds=0.0)
 TARGET = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
 
 
@@ -50,6 +53,11 @@ def interrupted(objective: Callable[[Noise], Tensor], at: int) -> Callable[[Nois
         return objective(noise)
 
     return wrapped
+
+
+def newest(folder: Path) -> tuple[dict[str, Tensor], dict]:
+    """The tensors and the description of a folder's latest checkpoint."""
+    return load_tensors(Store(folder).paths[-1])
 
 
 @pytest.fixture(scope="module")
@@ -202,15 +210,15 @@ def test_a_diverging_loss_is_an_error_within_a_few_steps(value: float, reported:
 
 
 def test_a_diverged_state_does_not_replace_a_good_checkpoint(tmp_path: Path) -> None:
-    path, point, calls = tmp_path / "point.safetensors", Point(), []
+    path, point, calls = tmp_path / "point", Point(), []
 
     def objective(noise: Noise) -> Tensor:
         calls.append(1)
         return point.weight.square().sum() * (math.nan if len(calls) > 5 else 1.0)
 
     with pytest.raises(ValueError, match="diverged"):
-        fit(point, objective, Optimisation(steps=1000), checkpoint=path, save_seconds=0.0)
-    tensors, description = load_tensors(path)
+        fit(point, objective, Optimisation(steps=1000), folder=path, execution=OFTEN)
+    tensors, description = newest(path)
     assert description["step"] == 5
     assert all(tensor.isfinite().all() for tensor in tensors.values())
 
@@ -224,8 +232,8 @@ def test_an_interrupted_run_is_the_same_run(
     place: Path, steps: int, lengths: list[int], save_seconds: float, seed: int
 ) -> None:
     """Interrupted after each of the given numbers of steps, and continued by an object that knows only the file."""
-    path, options = place / "point.safetensors", Optimisation(steps=steps, batch=2, warmup=3, average=0.9, seed=seed)
-    path.unlink(missing_ok=True)
+    path, options = place / "point", Optimisation(steps=steps, batch=2, warmup=3, average=0.9, seed=seed)
+    shutil.rmtree(path, ignore_errors=True)
     whole = Point(0.3)
     fit(whole, noisy_square(whole), options)
     done = 0
@@ -235,17 +243,17 @@ def test_an_interrupted_run_is_the_same_run(
         part = Point(-7.0 if done else 0.3)
         stop = interrupted(noisy_square(part), length)
         with pytest.raises(KeyboardInterrupt):
-            fit(part, stop, options, checkpoint=path, save_seconds=save_seconds)
+            fit(part, stop, options, folder=path, execution=Execution(save_seconds=save_seconds))
         done += length
-        assert load_tensors(path)[1]["step"] == done
+        assert newest(path)[1]["step"] == done
     last = Point(-7.0 if done else 0.3)
-    fit(last, noisy_square(last), options, checkpoint=path, save_seconds=save_seconds)
+    fit(last, noisy_square(last), options, folder=path, execution=Execution(save_seconds=save_seconds))
     assert torch.equal(last.weight, whole.weight)
 
 
 @pytest.mark.parametrize("at", [20, 40])
 def test_an_interruption_while_progress_is_told(tmp_path: Path, at: int) -> None:
-    path, options = tmp_path / "point.safetensors", Optimisation(steps=45, batch=2)
+    path, options = tmp_path / "point", Optimisation(steps=45, batch=2)
     whole, part, last = Point(), Point(), Point(9.0)
     fit(whole, noisy_square(whole), options)
 
@@ -254,14 +262,14 @@ def test_an_interruption_while_progress_is_told(tmp_path: Path, at: int) -> None
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(part, noisy_square(part), options, checkpoint=path, progress=progress)
-    assert load_tensors(path)[1]["step"] == at
-    fit(last, noisy_square(last), options, checkpoint=path)
+        fit(part, noisy_square(part), options, folder=path, progress=progress)
+    assert newest(path)[1]["step"] == at
+    fit(last, noisy_square(last), options, folder=path)
     assert torch.equal(last.weight, whole.weight)
 
 
 def test_an_interruption_inside_a_step_of_the_optimiser_never_repeats_the_step(tmp_path: Path) -> None:
-    path, options = tmp_path / "point.safetensors", Optimisation(steps=20, batch=2)
+    path, options = tmp_path / "point", Optimisation(steps=20, batch=2)
     whole, part, last = Point(), Point(), Point()
     fit(whole, noisy_square(whole), options)
     calls = []
@@ -274,47 +282,48 @@ def test_an_interruption_inside_a_step_of_the_optimiser_never_repeats_the_step(t
     hook = register_optimizer_step_post_hook(stop)
     try:
         with pytest.raises(KeyboardInterrupt):
-            fit(part, noisy_square(part), options, checkpoint=path, save_seconds=0.0)
+            fit(part, noisy_square(part), options, folder=path, execution=OFTEN)
     finally:
         hook.remove()
-    assert load_tensors(path)[1]["step"] == 7
-    fit(last, noisy_square(last), options, checkpoint=path)
+    assert newest(path)[1]["step"] == 7
+    fit(last, noisy_square(last), options, folder=path)
     assert torch.equal(last.weight, whole.weight)
 
 
 def test_a_second_interruption_while_saving_keeps_the_first_checkpoint(tmp_path: Path) -> None:
-    path, options, point = tmp_path / "point.safetensors", Optimisation(steps=20, batch=2), Point()
+    path, options, point = tmp_path / "point", Optimisation(steps=20, batch=2), Point()
     with pytest.raises(KeyboardInterrupt):
-        fit(point, interrupted(noisy_square(point), 5), options, checkpoint=path)
-    before = path.read_bytes()
+        fit(point, interrupted(noisy_square(point), 5), options, folder=path)
+    (saved,) = Store(path).paths
+    before = saved.stat().st_size
     again = Point()
     with pytest.raises(KeyboardInterrupt):
-        fit(again, interrupted(noisy_square(again), 0), options, checkpoint=path)
-    tensors, description = load_tensors(path)
+        fit(again, interrupted(noisy_square(again), 0), options, folder=path)
+    tensors, description = newest(path)
     assert description["step"] == 5
-    assert len(before) == path.stat().st_size
-    assert list(tmp_path.iterdir()) == [path]
+    assert before == saved.stat().st_size
+    assert {file.name for file in path.iterdir()} == {"log.jsonl", saved.name}
     assert torch.equal(tensors["network.weight"], again.weight)
 
 
 def test_seconds_add_up_over_interruptions(tmp_path: Path) -> None:
-    path, options, point = tmp_path / "point.safetensors", Optimisation(steps=10, batch=2), Point()
+    path, options, point = tmp_path / "point", Optimisation(steps=10, batch=2), Point()
     with pytest.raises(KeyboardInterrupt):
-        fit(point, interrupted(noisy_square(point), 5), options, checkpoint=path)
-    spent = load_tensors(path)[1]["seconds"]
+        fit(point, interrupted(noisy_square(point), 5), options, folder=path)
+    spent = newest(path)[1]["seconds"]
     assert spent > 0
-    assert fit(point, noisy_square(point), options, checkpoint=path) > spent
+    assert fit(point, noisy_square(point), options, folder=path) > spent
 
 
 # Refusals
 
 
 def checkpoint(folder: Path, **run: object) -> Path:
-    """The checkpoint of a run of ten steps, interrupted after three."""
-    path, point = folder / "point.safetensors", Point()
+    """The folder of a run of ten steps, interrupted after three."""
+    path, point = folder / "point", Point()
     stop = interrupted(noisy_square(point), 3)
     with pytest.raises(KeyboardInterrupt):
-        fit(point, stop, Optimisation(steps=10, batch=2), checkpoint=path, run=run or None)
+        fit(point, stop, Optimisation(steps=10, batch=2), folder=path, run=run or None)
     return path
 
 
@@ -324,25 +333,18 @@ def test_a_checkpoint_with_other_options_is_refused(tmp_path: Path, other: dict)
     ((name, value),) = other.items()
     options = dataclasses.replace(Optimisation(steps=10, batch=2), **other)
     with pytest.raises(ValueError, match=rf"another run \({name}: .* there, {value} here\).*or delete"):
-        fit(point, noisy_square(point), options, checkpoint=path)
+        fit(point, noisy_square(point), options, folder=path)
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     path, point, options = checkpoint(tmp_path, speed=(1, 2), size=3), Point(), Optimisation(steps=10, batch=2)
     with pytest.raises(ValueError, match=r"another run \(speed: \[1, 2\] there, \[1, 4\] here\)"):
-        fit(point, noisy_square(point), options, checkpoint=path, run={"speed": (1, 4), "size": 3})
-    fit(point, noisy_square(point), options, checkpoint=path, run={"speed": (1, 2), "size": 3})
+        fit(point, noisy_square(point), options, folder=path, run={"speed": (1, 4), "size": 3})
+    fit(point, noisy_square(point), options, folder=path, run={"speed": (1, 2), "size": 3})
     assert point.weight.abs().min() > 0
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     path, point = checkpoint(tmp_path), Point(size=4)
     with pytest.raises(ValueError, match="not a checkpoint of this network"):
-        fit(point, lambda noise: point.weight.sum(), Optimisation(steps=10, batch=2), checkpoint=path)
-
-
-def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
-    path, point = checkpoint(tmp_path), Point()
-    path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(ValueError, match=r"not a complete checkpoint of flowvid.*delete it"):
-        fit(point, noisy_square(point), Optimisation(steps=10, batch=2), checkpoint=path)
+        fit(point, lambda noise: point.weight.sum(), Optimisation(steps=10, batch=2), folder=path)

@@ -3,6 +3,7 @@
 __all__ = ["main"]
 
 import argparse
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -10,14 +11,15 @@ from collections.abc import Sequence
 import torch
 
 from flowvid import __version__
-from flowvid.cli import compare, dedupe, demo, diagnose, probe, sample, solvers, train
+from flowvid.cli import compare, dedupe, demo, diagnose, probe, runs, sample, solvers, train
 
-_COMMANDS = (demo, train, sample, compare, probe, dedupe, diagnose, solvers)
+_COMMANDS = (demo, train, runs, sample, compare, probe, dedupe, diagnose, solvers)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(given)
     torch.set_num_threads(options.threads)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -25,10 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"flowvid: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("\nflowvid: interrupted; the same command continues from here.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        where = str(error) or "Interrupted"
+        print(f"\nflowvid: {where}; the same command continues from here: {_again(given)}", file=sys.stderr)
         return 130
     return 0
+
+
+def _again(arguments: Sequence[str]) -> str:
+    return shlex.join(["flowvid", *arguments])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -65,7 +65,7 @@ def finish(study: "Study", options: argparse.Namespace) -> None:
 
 
 class ProgressBar:
-    """A progress bar that appears with the first report and shows the rate and the time left."""
+    """A progress bar that appears with the first report and shows rate, time left, loss and peak memory."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -75,12 +75,20 @@ class ProgressBar:
         from tqdm import tqdm
 
         if self.bar is None:
-            self.bar = tqdm(total=steps, desc=f"{self.name:>22}", file=sys.stderr, initial=0, dynamic_ncols=True)
+            # What an earlier try did is no part of the rate.
+            begun = step if loss is not None else 0
+            self.bar = tqdm(total=steps, desc=f"{self.name:>22}", file=sys.stderr, initial=begun, dynamic_ncols=True)
         self.bar.update(step - self.bar.n)
         if loss is not None:
-            self.bar.set_postfix_str(f"{loss:.4f}", refresh=False)
+            self.bar.set_postfix_str(f"loss {loss:.4f}, peak {_peak() / 2**20:.0f} MiB", refresh=False)
         if step == steps:
             self.bar.close()
+
+
+def _peak() -> int:
+    from flowvid.train.log import peak_memory
+
+    return peak_memory(torch.device("cuda" if torch.cuda.is_initialized() else "cpu"))
 
 
 def positive(text: str) -> int:

@@ -14,7 +14,7 @@ from flowvid.cli.common import Subparsers, add_common, seconds, times
 def add(commands: Subparsers) -> None:
     """The command."""
     parser = commands.add_parser("sample", help="sample a trained model at any times and write a video")
-    add_common(parser, out=Path("clip.mp4"), what="the .mp4 to write")
+    add_common(parser, out=Path("clip.mp4"), what="the video to write, by its ending .mp4, .webm, .mkv, .gif or .png (a strip)")
     parser.add_argument(
         "--model", type=Path, required=True, help="a model file, such as out/demo/models/multiscale-seed0.safetensors"
     )
@@ -61,7 +61,9 @@ def _run(options: argparse.Namespace) -> None:
     steps = video.times.diff()
     real_time = 1 / float(steps.median()) if len(steps) else 1.0
     fps = real_time if options.fps is None else options.fps
-    write_video(options.out, video.frames[0], fps=fps, zoom=8)
+    made = {"model": options.model.name, "solver": options.solver, "seed": options.seed, "known": known}
+    made |= {"split": options.split, "clip": options.clip, "evaluations": solution.evaluations}
+    write_video(options.out, video.frames[0], fps=fps, zoom=8, metadata=made)
     print(
         f"Wrote {options.out}: {len(video.times)} frames, {solution.evaluations:g} evaluations in depth "
         f"{solution.depth}, {taken:.2f} s ({solution.status})."

@@ -16,7 +16,7 @@ from flowvid.compare.methods import Method, candidates, methods
 from flowvid.encoders.codec import Codec
 from flowvid.models.rivals import RIVALS
 from flowvid.models.video_model import LearnedModel
-from flowvid.train.loop import Optimisation, Progress
+from flowvid.train.loop import PLAIN, Execution, Optimisation, Progress
 from flowvid.train.run import Run, Saved, latents, train_codec, train_model
 from flowvid.video import Trajectory
 
@@ -73,7 +73,7 @@ class Study:
 
 
 def train_study(
-    study: Study, folder: Path, *, device: str, stage: Stage
+    study: Study, folder: Path, *, device: str, stage: Stage, execution: Execution = PLAIN
 ) -> tuple[Saved[Codec], dict[tuple[str, int], Saved[LearnedModel]]]:
     """The codec, and every model by (name, seed): loaded, continued or trained, as need be.
 
@@ -82,8 +82,9 @@ def train_study(
         folder: Where the weights live.
         device: Where to train.
         stage: Announces what begins.
+        execution: How training is carried out.
     """
-    codec = train_codec(study.run, folder, device=device, progress=stage("codec"))
+    codec = train_codec(study.run, folder, device=device, progress=stage("codec"), execution=execution)
 
     @cache
     def bank(split: str) -> Trajectory:
@@ -94,8 +95,9 @@ def train_study(
     for seed in study.seeds:
         for name in study.models:
             label = name if len(study.seeds) == 1 else f"{name}, seed {seed}"
+            seeded, progress = study.seeded(seed), stage(label)
             models[name, seed] = train_model(
-                name, study.seeded(seed), bank, folder, device=device, progress=stage(label)
+                name, seeded, bank, folder, device=device, progress=progress, execution=execution
             )
     return codec, models
 

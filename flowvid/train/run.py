@@ -1,104 +1,37 @@
-"""A run: everything that decides what a trained codec or model is, and the steps that make it.
+"""Training a codec and the models on it, and loading what was trained.
 
 A run's files live in one folder: `codec.safetensors`, and one `NAME-seedN.safetensors` per model, each with the run's
-complete description inside. What exists and matches is loaded, what is half done is continued, and what belongs to
-another run is refused.
+complete description inside, and beside each a folder of the same name with its log and, until it is finished, its
+checkpoints. What exists and matches is loaded, what is half done is continued, and what belongs to another run is
+refused. Many processes may call these functions alike; the first one writes.
 """
 
 __all__ = ["Run", "Saved", "latents", "load_codec", "load_model", "train_codec", "train_model"]
 
 import dataclasses
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from flowvid.data.clips import World, render_clips
+from flowvid.data.clips import render_clips
 from flowvid.encoders.autoencoder import Autoencoder
 from flowvid.encoders.codec import Codec
 from flowvid.models.rivals import build_rival
 from flowvid.models.video_model import LearnedModel
 from flowvid.noise import Noise
 from flowvid.train.checkpoint import load_tensors, save_tensors
-from flowvid.train.loop import Optimisation, Progress, fit
-from flowvid.video import Times, Trajectory, time_grid
+from flowvid.train.loop import PLAIN, Execution, Progress, fit
+from flowvid.train.plan import Run
+from flowvid.train.processes import Processes, local_device
+from flowvid.train.store import Store
+from flowvid.video import Times, Trajectory
 
 _CHUNK = 64
 _NOT_OF_THE_CODEC = ("model", "scales", "reach", "width", "validation_clips")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """Data, codec, network and optimisation of a comparison.
-
-    Arguments:
-        world: What the clips are.
-        frame: Seconds between training frames.
-        clip_frames: Frames per training clip; the first is context at time -frame.
-        clips: Training clips.
-        validation_clips: Clips for calibration and for choices.
-        channels: Channels of a latent.
-        codec_width: Width of the codec.
-        codec: Optimisation of the codec, whose batch counts frames.
-        scales: Gaps of one sign of the multi-scale model; the longest is 2^(scales - 1) frames.
-        reach: Frames that every model is trained to look ahead.
-        width: Width of the trunk.
-        model: Optimisation of every model.
-
-    Raises:
-        ValueError: A clip is shorter than twice the reach, or the reach than the longest gap; or a number is one that
-            the codec or the trunk cannot have.
-    """
-
-    world: World = field(default_factory=World)
-    frame: float = 0.125
-    clip_frames: int = 50
-    clips: int = 1024
-    validation_clips: int = 128
-    channels: int = 4
-    codec_width: int = 48
-    codec: Optimisation
-    scales: int = 5
-    reach: int = 16
-    width: int = 48
-    model: Optimisation
-
-    def __post_init__(self) -> None:
-        if self.clip_frames < 2 * self.reach + 2 or self.reach < 2 ** (self.scales - 1):
-            raise ValueError(
-                f"Training needs a reach of at least the longest gap, {2 ** (self.scales - 1)} frames, and clips of at "
-                f"least twice the reach and two frames; got reach={self.reach}, clip_frames={self.clip_frames}."
-            )
-
-        if not self.frame > 0 or min(self.clips, self.validation_clips, self.channels, self.scales) < 1:
-            raise ValueError(f"Expected a positive frame and at least one clip, channel and scale; got {self}.")
-        if self.width < 8 or self.width % 8 or self.codec_width < 2 or self.codec_width % 2 or self.world.canvas % 4:
-            raise ValueError(
-                "The width must be a multiple of 8, the width of the codec even, and the canvas a multiple of 4; "
-                f"got width={self.width}, codec_width={self.codec_width}, canvas={self.world.canvas}."
-            )
-
-    @property
-    def horizon(self) -> float:
-        """Seconds that every model is trained to look ahead."""
-        return self.frame * self.reach
-
-    @property
-    def times(self) -> Times:
-        """Times of the training frames; the clip starts at 0 and one context frame lies before."""
-        return time_grid(-self.frame, (self.clip_frames - 2) * self.frame, self.frame)
-
-    @staticmethod
-    def of(description: dict[str, Any]) -> "Run":
-        """The run of a description, as it is stored beside weights."""
-        parts = dict(description)
-        world: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in parts["world"].items()}
-        parts["world"] = World(**world)
-        parts |= {name: Optimisation(**parts[name]) for name in ("codec", "model")}
-        return Run(**parts)
 
 
 Network = TypeVar("Network", Codec, LearnedModel)
@@ -139,13 +72,27 @@ def latents(run: Run, codec: Codec, split: str, times: Times, *, clips: int, dev
     return Trajectory(torch.cat(parts), times)
 
 
-def train_codec(run: Run, folder: Path, *, device: str = "cpu", progress: Progress | None = None) -> Saved[Codec]:
+def train_codec(
+    run: Run,
+    folder: Path,
+    *,
+    device: str = "cpu",
+    execution: Execution = PLAIN,
+    progress: Progress | None = None,
+) -> Saved[Codec]:
     """The run's codec: loaded when it is there, continued when it is half done, trained otherwise.
 
+    Arguments:
+        run: The run.
+        folder: Where its files live.
+        device: Where to train; with many processes on GPUs each takes its own.
+        execution: How training is carried out.
+        progress: Is told how far training is.
+
     Raises:
-        ValueError: The folder holds a codec of another run.
+        ValueError: The folder holds a codec of another run; or see `fit`.
     """
-    path = folder / "codec.safetensors"
+    path, device = folder / "codec.safetensors", local_device(device)
     if path.exists():
         return load_codec(path, run=run, device=device)
     with torch.random.fork_rng(devices=[]):
@@ -157,14 +104,24 @@ def train_codec(run: Run, folder: Path, *, device: str = "cpu", progress: Progre
         chosen = noise.integers("frame", 0, len(pixels), device=device)
         return network.loss(_unpacked(pixels[chosen]), noise)
 
-    partial = folder / "codec.partial.safetensors"
+    def names(noise: Noise) -> list[str]:
+        chosen = noise.integers("frame", 0, len(pixels)).tolist()
+        return [f"clip {index // run.clip_frames} frame {index % run.clip_frames}" for index in chosen]
+
     decisive = {name: value for name, value in asdict(run).items() if name not in _NOT_OF_THE_CODEC}
-    seconds = fit(network, objective, run.codec, checkpoint=partial, run=decisive, progress=progress)
+    seconds = fit(
+        network,
+        objective,
+        run.codec,
+        folder=path.with_suffix(""),
+        run=decisive,
+        execution=execution,
+        names=names,
+        progress=progress,
+    )
     stride = max(1, len(pixels) // 4096)
     network.normalise(_unpacked(pixels[::stride]))
-    network.requires_grad_(False)
-    save_tensors(path, network.state_dict(), {"kind": "codec", "run": asdict(run), "seconds": seconds})
-    partial.unlink(missing_ok=True)
+    _finish(path, network.requires_grad_(False), {"kind": "codec", "run": asdict(run), "seconds": seconds})
     return Saved(network, run, seconds)
 
 
@@ -175,6 +132,7 @@ def train_model(
     folder: Path,
     *,
     device: str = "cpu",
+    execution: Execution = PLAIN,
     progress: Progress | None = None,
 ) -> Saved[LearnedModel]:
     """One of the run's models: loaded when it is there, continued when it is half done, trained otherwise.
@@ -184,13 +142,14 @@ def train_model(
         run: The run.
         bank: Latents by split, asked only when training is needed.
         folder: Where its files live.
-        device: Where to train.
+        device: Where to train; with many processes on GPUs each takes its own.
+        execution: How training is carried out.
         progress: Is told how far training is.
 
     Raises:
-        ValueError: The folder holds a model of another run.
+        ValueError: The folder holds a model of another run; or see `fit`.
     """
-    path = folder / f"{name}-seed{run.model.seed}.safetensors"
+    path, device = folder / f"{name}-seed{run.model.seed}.safetensors", local_device(device)
     if path.exists():
         return load_model(path, run=run, device=device)
     network = _build(name, run).to(device)
@@ -201,12 +160,22 @@ def train_model(
         chosen = noise.integers("clip", 0, len(data), device=device)
         return network.loss(Trajectory(data.states[chosen], data.times), noise)
 
-    partial = path.with_suffix(".partial.safetensors")
-    seconds = fit(network, objective, run.model, checkpoint=partial, run=asdict(run), progress=progress)
+    def names(noise: Noise) -> list[str]:
+        return [f"clip {index}" for index in noise.integers("clip", 0, len(data)).tolist()]
+
+    seconds = fit(
+        network,
+        objective,
+        run.model,
+        folder=path.with_suffix(""),
+        run=asdict(run),
+        execution=execution,
+        names=names,
+        progress=progress,
+    )
     network.requires_grad_(False)
     network.finish(bank("validation"))
-    save_tensors(path, network.state_dict(), {"kind": name, "run": asdict(run), "seconds": seconds})
-    partial.unlink(missing_ok=True)
+    _finish(path, network, {"kind": name, "run": asdict(run), "seconds": seconds})
     return Saved(network, run, seconds)
 
 
@@ -234,6 +203,15 @@ def load_model(path: Path, *, run: Run | None = None, device: str = "cpu") -> Sa
     network = _build(description["kind"], found).to(device)
     _fill(network, tensors, path)
     return Saved(network.requires_grad_(False), found, description["seconds"])
+
+
+def _finish(path: Path, network: Codec | LearnedModel, description: Mapping[str, Any]) -> None:
+    """Write the finished network, after which its checkpoints are no longer needed."""
+    processes = Processes(next(network.parameters()).device)
+    if processes.main:
+        save_tensors(path, network.state_dict(), description)
+        Store(path.with_suffix("")).clear()
+    processes.wait()
 
 
 def _build(name: str, run: Run) -> LearnedModel:
