@@ -4,6 +4,8 @@ BIN := $(VENV)/bin
 
 DEMO_OUT ?= out/demo
 DEMO_OPTIONS ?=
+DATA ?= $(FLOWVID_DATA)
+REAL_SCALE ?= cpu
 PYTEST_OPTIONS ?=
 
 export OMP_NUM_THREADS ?= 2
@@ -12,18 +14,23 @@ export OMP_NUM_THREADS ?= 2
 INSTALL = $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint venv clean
+.PHONY: help demo real test lint venv clean
 
 help:
 	@echo "make demo   install what flowvid needs and run its demo into $(DEMO_OUT)"
+	@echo "make real   train on some of the clips in DATA/clips and fill in the rest: make real DATA=FOLDER"
 	@echo "make test   install the development tools, then lint, check types and imports, and run the tests"
 	@echo "make lint   the checks of 'make test' without the tests"
 	@echo "make venv   only create $(VENV) with the development tools"
 	@echo "make clean  remove $(VENV), caches and built packages; results in out/ stay"
-	@echo "Options: PYTHON=$(PYTHON) VENV=$(VENV) DEMO_OUT=$(DEMO_OUT) DEMO_OPTIONS='...' PYTEST_OPTIONS='...'"
+	@echo "Options: PYTHON=$(PYTHON) VENV=$(VENV) DEMO_OUT=$(DEMO_OUT) DEMO_OPTIONS='...' REAL_SCALE=$(REAL_SCALE) PYTEST_OPTIONS='...'"
 
 demo: $(VENV)/.stamp-run
 	$(BIN)/flowvid demo --out $(DEMO_OUT) $(DEMO_OPTIONS)
+
+real: $(VENV)/.stamp-dev
+	@test -n "$(DATA)" || { echo "Name the folder that holds clips/: make real DATA=FOLDER"; exit 2; }
+	$(BIN)/python -m experiments.real_clips --scale $(REAL_SCALE) --data "$(DATA)"
 
 test: lint
 	$(BIN)/python -m pytest $(PYTEST_OPTIONS)

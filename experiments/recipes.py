@@ -1,16 +1,35 @@
 """Complete typed descriptions of the experiments, one function each; a scale is quick, cpu or gpu."""
 
-__all__ = ["SCALES", "SolverCost", "Weights", "compare_models", "ddim_limit", "solver_cost", "weights"]
+__all__ = [
+    "SCALES",
+    "Chunking",
+    "Interpolation",
+    "SolverCost",
+    "Weights",
+    "chunking",
+    "compare_models",
+    "ddim_limit",
+    "interpolation",
+    "real_clips",
+    "solver_cost",
+    "weights",
+]
 
 from dataclasses import dataclass
 
+from experiments.chunk_drift import Drift
+from experiments.chunk_loss import Loss
+from experiments.chunk_shift import Shift
 from experiments.crossover import Crossover
+from experiments.digit_gaps import Digits
 from experiments.floors import Exact, Trained
 from experiments.mismatch import Mismatch
 from experiments.order import Order
 from experiments.precision import Oracles, Paths
+from experiments.real_spans import RealRun
 from experiments.shrinkage import Shrinkage
 from experiments.stiffness import Stiffness
+from experiments.tubelets import Learned
 from flowvid.compare.study import Study, demo_study
 from flowvid.models.rivals import RIVALS
 from flowvid.train.loop import Optimisation
@@ -185,4 +204,150 @@ def solver_cost(scale: str) -> SolverCost:
             reference_steps={"quick": 32, "cpu": 64, "gpu": 256}[scale],
         ),
         paths=Paths(seeds=seeds, steps=tuple(4 * 2**n for n in range(many)), batch=64 // 2 ** (5 - min(many, 5))),
+    )
+
+
+_CLIPS = ("world.mp4", "bigbuckbunny.mp4", "flower.mp4", "elf.mp4", "carphone_pristine.mp4")
+"""The first three, which films show, may be shown to anybody."""
+
+
+def real_clips(scale: str) -> RealRun:
+    """A codec and models of real clips: of those named here, or where none of these is there of all.
+
+    Arguments:
+        scale: quick takes half a minute, cpu some eight minutes on two cores, gpu has all clips at twice the size and
+            takes hours on a processor.
+
+    Raises:
+        ValueError: The scale is unknown.
+    """
+    match scale:
+        case "quick":
+            return RealRun(
+                name="real_clips-quick",
+                files=(_CLIPS[0], _CLIPS[2]),
+                side=32,
+                most=120,
+                windows=1,
+                codec_width=8,
+                codec=Optimisation(steps=60, batch=8, warmup=10),
+                width=16,
+                model=Optimisation(steps=30, batch=8, warmup=5),
+            )
+        case "cpu":
+            return RealRun(
+                name="real_clips-cpu",
+                files=_CLIPS,
+                codec_width=16,
+                codec=Optimisation(steps=1200, batch=16),
+                model=Optimisation(steps=900, batch=16, warmup=50),
+            )
+        case "gpu":
+            return RealRun(
+                name="real_clips-gpu",
+                files=(),
+                side=128,
+                most=1200,
+                windows=8,
+                codec_width=64,
+                perceptual=0.1,
+                codec=Optimisation(steps=20_000, batch=32, learning_rate=1e-3),
+                width=96,
+                model=Optimisation(steps=20_000, batch=32, learning_rate=1e-3),
+                seeds=(0, 1, 2),
+            )
+        case _:
+            raise ValueError(f"The scales are {', '.join(SCALES)}; got {scale!r}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolation:
+    """What is measured about filling in.
+
+    Arguments:
+        digits: Moving digits.
+        real: Real clips, where the user has some.
+    """
+
+    digits: Digits
+    real: RealRun
+
+
+def interpolation(scale: str) -> Interpolation:
+    """Every eighth frame given, on digits and on the real clips of `real_clips`.
+
+    Arguments:
+        scale: quick takes half a minute, cpu some ten minutes on two cores besides `real_clips`, gpu about two hours
+            on a processor besides it.
+
+    Raises:
+        ValueError: The scale is unknown.
+    """
+    shape = {"scales": 4, "reach": 8, "clip_frames": 26}
+    match scale:
+        case "quick":
+            seeds, clips = (0, 1), 6
+            codec = Optimisation(steps=60, warmup=10)
+            model = Optimisation(steps=30, batch=32, warmup=5)
+            run = Run(clips=64, validation_clips=16, codec_width=16, width=16, codec=codec, model=model, **shape)
+        case "cpu":
+            seeds, clips = (0, 1, 2), 64
+            codec, model = Optimisation(steps=1200), Optimisation(steps=1000)
+            run = Run(clips=1024, codec=codec, width=32, model=model, **shape)
+        case "gpu":
+            seeds, clips = (0, 1, 2, 3, 4), 512
+            codec, model = Optimisation(steps=8000), Optimisation(steps=10_000, batch=128)
+            run = Run(clips=8192, validation_clips=512, codec=codec, model=model, **shape)
+        case _:
+            raise ValueError(f"The scales are {', '.join(SCALES)}; got {scale!r}.")
+    digits = Digits(name=f"interpolation-{scale}", run=run, seeds=seeds, clips=clips)
+    return Interpolation(digits=digits, real=real_clips(scale))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chunking:
+    """What is measured about chunks of frames.
+
+    Arguments:
+        loss: T1 and T2, what linear tokenisers lose.
+        shift: T3 and T4, how tokens follow a shift, and the rhythm of the error.
+        drift: One code and a drift against a code of a chunk.
+        learned: Convolutional tokenisers.
+    """
+
+    loss: Loss
+    shift: Shift
+    drift: Drift
+    learned: Learned
+
+
+def chunking(scale: str) -> Chunking:
+    """Tokenisers of chunks of frames.
+
+    Arguments:
+        scale: quick takes seconds, cpu some six minutes on one core, gpu about two hours on one core.
+
+    Raises:
+        ValueError: The scale is unknown.
+    """
+    match scale:
+        case "quick":
+            seeds, clips, rhythm, pairs = (0, 1, 2), 12, 128, 256
+            training = Optimisation(steps=10, batch=8, warmup=2, learning_rate=4e-3, average=0.8)
+            learned = Learned(seeds=seeds, training=training, clips=128, test_clips=48, chunks=(1, 4))
+        case "cpu":
+            seeds, clips, rhythm, pairs = (0, 1, 2, 3, 4), 64, 512, 1024
+            training = Optimisation(steps=600, batch=16, warmup=20, learning_rate=4e-3, average=0.98)
+            learned = Learned(seeds=(0, 1, 2), training=training)
+        case "gpu":
+            seeds, clips, rhythm, pairs = tuple(range(10)), 256, 2048, 4096
+            training = Optimisation(steps=10_000, batch=32, warmup=100, learning_rate=4e-3)
+            learned = Learned(seeds=seeds[:5], training=training, clips=8192, test_clips=384)
+        case _:
+            raise ValueError(f"The scales are {', '.join(SCALES)}; got {scale!r}.")
+    return Chunking(
+        loss=Loss(seeds=seeds, clips=clips),
+        shift=Shift(seeds=seeds, clips=4 * clips, rhythm_clips=rhythm, tolerance=0.2 if scale == "quick" else 0.1),
+        drift=Drift(seeds=seeds, pairs=pairs),
+        learned=learned,
     )

@@ -46,6 +46,22 @@ OPTIONS = {
     },
     "probe": {"rows": "40", "frames": "6", "fps": "25"},
     "dedupe": {"tolerance": "from noise", "shortest": "0.25", "fps": "25", "threads": "\\d+"},
+    "evaluate": {
+        "out": "out/evaluation.json",
+        "device": "cuda where there is one",
+        "threads": "\\d+",
+        "weights": "weights/ in FLOWVID_DATA",
+        "frames": "16",
+        "fps": "what most files have",
+        "size": "what most files have",
+        "resamples": "100",
+        "cache": "out/cache",
+        "codec": "codec.safetensors beside the model",
+        "task": "predict",
+        "solver": "the model's first",
+        "clips": "64",
+        "samples": "8",
+    },
     "compare": {
         "out": "out/run",
         "device": "cuda where there is one",
@@ -67,6 +83,7 @@ OPTIONS = {
 }
 REQUIRED = {
     "sample": {"model"},
+    "evaluate": {"against", "model", "paired", "periods"},
     "train": {"recompute", "compile", "tensorboard"},
     "probe": {"sheet", "deep"},
     "dedupe": {"report", "sheet"},

@@ -13,7 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from flowvid.compare.measure import Bench, condition, error_by_frame, known_times, measure, measure_cost, task_frames
+from flowvid.compare.measure import (
+    Bench,
+    _identity,
+    condition,
+    error_by_frame,
+    known_times,
+    measure,
+    measure_cost,
+    task_frames,
+)
 from flowvid.compare.methods import CHOSEN, TASKS, Method, candidates, methods
 from flowvid.compare.report import COLUMNS, draw_study, tables
 from flowvid.compare.results import run_study, table
@@ -182,7 +191,7 @@ def test_the_choice_is_the_best_on_validation_clips(carried: Carried) -> None:
 
 def test_carried_out_again_nothing_is_trained_and_the_numbers_are_the_same(carried: Carried) -> None:
     study = replace(TINY, seeds=(0,))
-    files = sorted((carried.folder / "models").iterdir())
+    files = sorted((carried.folder / "models").glob("*.safetensors"))
     assert [path.name for path in files] == sorted(
         ["codec.safetensors", *(f"{name}-seed{seed}.safetensors" for name in TINY.models for seed in TINY.seeds)]
     )
@@ -190,7 +199,7 @@ def test_carried_out_again_nothing_is_trained_and_the_numbers_are_the_same(carri
     stages = Stages([], [])
     again = rows(run_study(study, carried.folder, device="cpu", stage=stages))
     (carried.folder / "results.json").write_text(json.dumps(carried.content))
-    assert {path: path.stat().st_mtime_ns for path in sorted((carried.folder / "models").iterdir())} == before
+    assert {path: path.stat().st_mtime_ns for path in (carried.folder / "models").glob("*.safetensors")} == before
     assert all(total != TINY.run.model.steps for _, total, _ in stages.reports)
     first = {key: row for key, row in rows(carried.content).items() if key[0] == 0}
     assert set(first) == set(again)
@@ -230,6 +239,23 @@ def test_tables_name_every_method_and_show_means_with_spreads(carried: Carried) 
     assert len(lines) == 4
     assert len({len(line) for line in lines}) == 1
     assert "4000" in table(content, "fill", columns=(("MSE", "mse"),), split="slower")
+
+
+def test_models_that_jump_have_a_semigroup_gap_and_others_none(carried: Carried) -> None:
+    for (_, task, _, method), row in rows(carried.content).items():
+        jumps = method in {CHOSEN, "multi-scale, fill only", *(m.name for m in ROWS if m.model == "multiscale")}
+        assert (row["semigroup_gap"] is not None) == jumps
+        assert (row["heartbeat"] is not None) == (task == "fill")
+        if jumps:
+            assert row["semigroup_gap"] == pytest.approx(sum(row["semigroup_gap_by_level"]) / (TINY.run.scales - 1))
+
+
+def test_results_of_earlier_versions_are_still_shown(carried: Carried) -> None:
+    new = ("speed_uniformity", "identity_kept", "heartbeat", "semigroup_gap", "semigroup_gap_by_level")
+    old = [{key: value for key, value in row.items() if key not in new} for row in carried.content["rows"]]
+    text = tables({**carried.content, "rows": old})
+    for title, _ in COLUMNS:
+        assert title in text
 
 
 def test_pictures_are_drawn_and_open(carried: Carried) -> None:
@@ -286,7 +312,7 @@ def test_off_grid_times_lie_a_third_after_frames_and_never_on_a_dyadic_grid(benc
     bench.codec.times.clear()
     measure(bench, Method(name="copy-last", model="copy-last"), {}, task)
     run, asked = TINY.run, set(bench.codec.times)
-    between = sorted(asked - set(task_frames(run, task)))
+    between = sorted(asked - set(task_frames(run, task)) - set(known_times(run, task)))
     assert asked >= set(task_frames(run, task))
     if task == "extrapolate":
         assert between == []
@@ -328,6 +354,27 @@ def test_the_ceiling_of_a_codec_that_loses_nothing_is_the_truth(bench: Bench) ->
     assert found["ssim"] == pytest.approx(1)
     assert found["second_difference_ratio"] == pytest.approx(1)
     assert found["position_error"] < 0.15
+    assert found["identity_kept"] > 0.9
+    assert found["speed_uniformity"] > 0.98
+    assert found["heartbeat"] is None
+    assert found["semigroup_gap"] is None
+    assert measure(bench, None, {}, "fill")["heartbeat"] == pytest.approx(1, abs=0.1)
+
+
+def test_a_blend_is_blurred_between_the_given_frames_and_forgets_the_digit(bench: Bench) -> None:
+    found = measure(bench, Method(name="linear blend", model="linear-blend"), {}, "fill")
+    truth = measure(bench, None, {}, "fill")
+    assert found["heartbeat"] < 0.8 * truth["heartbeat"]
+    assert found["identity_kept"] < truth["identity_kept"]
+    still = measure(bench, Method(name="copy-last", model="copy-last"), {}, "fill")
+    assert still["speed_uniformity"] == pytest.approx(0, abs=1e-9)
+    assert still["identity_kept"] > 0.9
+
+
+def test_identity_is_that_of_single_upright_digits() -> None:
+    for world in (World(motion="spin"), World(digits=2, canvas=48)):
+        other = Bench.of(TINY.run, IdentityCodec(), "test", clips=2, device="cpu", world=world)
+        assert _identity(other, other.truth([0.1, 0.2])) is None
 
 
 def test_copies_are_as_wrong_as_things_have_moved(bench: Bench) -> None:

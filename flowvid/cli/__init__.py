@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 
 from flowvid import __version__
-from flowvid.cli import compare, dedupe, demo, diagnose, probe, runs, sample, solvers, train
+from flowvid.cli import compare, dedupe, demo, diagnose, evaluate, probe, runs, sample, solvers, train
 
-_COMMANDS = (demo, train, runs, sample, compare, probe, dedupe, diagnose, solvers)
+_COMMANDS = (demo, train, runs, sample, compare, evaluate, probe, dedupe, diagnose, solvers)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,9 @@ from flowvid.cli.common import Subparsers, add_common, seconds, times
 def add(commands: Subparsers) -> None:
     """The command."""
     parser = commands.add_parser("sample", help="sample a trained model at any times and write a video")
-    add_common(parser, out=Path("clip.mp4"), what="the video to write, by its ending .mp4, .webm, .mkv, .gif or .png (a strip)")
+    add_common(
+        parser, out=Path("clip.mp4"), what="the video to write, by its ending .mp4, .webm, .mkv, .gif or .png (a strip)"
+    )
     parser.add_argument(
         "--model", type=Path, required=True, help="a model file, such as out/demo/models/multiscale-seed0.safetensors"
     )

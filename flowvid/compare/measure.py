@@ -1,35 +1,65 @@
-"""Measuring one method on held-out clips: the same frames known, the same times asked, the same numbers for all."""
+"""Measuring one method on held-out clips: the same frames known, the same times asked, the same numbers for all.
 
-__all__ = ["Bench", "condition", "error_by_frame", "known_times", "measure", "measure_cost", "task_frames"]
+Some numbers exist in some cases only, and are None in the others: identity of single digits that stay upright, the
+heartbeat where frames lie between given ones, the semigroup gap of models that jump.
+"""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+__all__ = [
+    "Bench",
+    "condition",
+    "digit_classifier",
+    "error_by_frame",
+    "known_times",
+    "measure",
+    "measure_cost",
+    "sample",
+    "task_frames",
+]
+
+import statistics
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from flowvid.compare.consistency import semigroup_levels
 from flowvid.compare.methods import Method
 from flowvid.data.clips import Clip, World, clip_positions, has_event, render_clips
+from flowvid.data.motions import Spin
 from flowvid.encoders.codec import Codec
 from flowvid.metrics.cost import cost, median_seconds
 from flowvid.metrics.distortion import mean_squared_error, psnr, ssim
-from flowvid.metrics.motion import centroid, position_error, second_difference_ratio, speed_unevenness
+from flowvid.metrics.identity import DigitClassifier, identity_kept
+from flowvid.metrics.motion import (
+    centroid,
+    position_error,
+    second_difference_ratio,
+    speed_unevenness,
+    speed_uniformity,
+)
+from flowvid.metrics.rhythm import heartbeat, sharpness
 from flowvid.models.baselines import CopyLast, LinearBlend
+from flowvid.models.continuous import MultiScale
 from flowvid.models.video_model import VideoModel
 from flowvid.noise import Noise
 from flowvid.solve.solution import Solution
 from flowvid.train.run import Run
 from flowvid.video import Condition, Trajectory, Video, time_grid
 
+Value = TypeVar("Value")
+
 _OFF_GRID = 1 / 3
+_GAP_CLIPS = 8
 _BASELINES: dict[str, VideoModel] = {"copy-last": CopyLast(), "linear-blend": LinearBlend()}
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """Held-out clips with everything that measuring needs.
+    """Held-out clips with everything that measuring needs; what depends on no method is computed once.
 
     Arguments:
         run: The run whose frame step and horizon set the tasks.
@@ -44,6 +74,7 @@ class Bench:
     clips: list[Clip]
     noise: Noise
     latents: Trajectory
+    _memory: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     @torch.no_grad()
@@ -61,13 +92,39 @@ class Bench:
 
     def positions(self, times: Tensor | Sequence[float]) -> Float64[Tensor, "clip time 2"]:
         """True positions: in closed form for one digit; of several digits, the centroid of their true frames."""
-        positions = clip_positions(self.clips, times)
-        return positions[:, :, 0] if positions.shape[2] == 1 else centroid(self.truth(times)).cpu()
+
+        def find() -> Tensor:
+            positions = clip_positions(self.clips, times)
+            return positions[:, :, 0] if positions.shape[2] == 1 else centroid(self.truth(times)).cpu()
+
+        return self._remembered(("positions", *map(float, times)), find)
 
     def truth(self, times: Tensor | Sequence[float]) -> Video:
         """True frames, on the device of the latents."""
-        video = render_clips(self.clips, times)
-        return Video(video.frames.to(self.latents.states.device), video.times)
+
+        def draw() -> Video:
+            video = render_clips(self.clips, times)
+            return Video(video.frames.to(self.latents.states.device), video.times)
+
+        return self._remembered(("truth", *map(float, times)), draw)
+
+    def ends(self) -> Video:
+        """The first and the last frame of filling in, as the codec shows them."""
+        return self._remembered("ends", lambda: self.codec.decode(self.latents.at(0.0, self.run.horizon)))
+
+    def semigroup_gaps(self, model: MultiScale, task: str, *, clips: int = _GAP_CLIPS) -> list[float]:
+        """The model's semigroup gap by level under the condition of a task, on the first clips."""
+
+        def find() -> list[float]:
+            part = Trajectory(self.latents.states[:clips], self.latents.times)
+            return semigroup_levels(model, part, Condition(part.at(*known_times(self.run, task))))
+
+        return self._remembered(("semigroup", model, task == "fill", clips), find)
+
+    def _remembered(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        if key not in self._memory:
+            self._memory[key] = make()
+        return self._memory[key]
 
 
 def known_times(run: Run, task: str) -> list[float]:
@@ -139,11 +196,43 @@ def measure(bench: Bench, method: Method | None, models: dict[str, VideoModel], 
         "ssim": float(ssim(video, truth).mean()),
         "second_difference_ratio": second_difference_ratio(video, truth),
         "speed_unevenness": speed_unevenness(video, positions),
+        "speed_uniformity": float(speed_uniformity(video).mean()) if len(times) > 2 else None,
+        "identity_kept": _identity(bench, video),
+        "heartbeat": _heartbeat(bench, video) if task == "fill" else None,
     }
+    model = None if method is None else models.get(method.model)
+    levels = bench.semigroup_gaps(model, task) if isinstance(model, MultiScale) else []
+    result["semigroup_gap"] = statistics.fmean(levels) if levels else None
+    result["semigroup_gap_by_level"] = levels or None
     if task != "extrapolate":
         between = _off_grid(bench.run)
         result["position_error_off_grid"] = float(position_error(answered(between), bench.positions(between)).mean())
     return result
+
+
+def _identity(bench: Bench, video: Video) -> float | None:
+    """How surely every other frame shows the digit that its clip shows."""
+    if any(len(clip.labels) > 1 or isinstance(clip.motions[0], Spin) for clip in bench.clips):
+        return None
+    labels = [clip.labels[0] for clip in bench.clips]
+    every = Video(video.frames[:, ::2], video.times[::2])
+    return float(identity_kept(every, labels, digit_classifier(bench.clips[0].scale)).mean())
+
+
+def _heartbeat(bench: Bench, video: Video) -> float | None:
+    """Sharpness of filled-in frames relative to the given ones, as the codec shows both."""
+    ends = bench.ends()
+    if not bool((sharpness(ends) > 0).all()):
+        return None
+    first, last = ends.frames[:, :1], ends.frames[:, 1:]
+    times = torch.cat((ends.times[:1], video.times, ends.times[1:]))
+    return float(heartbeat(Video(torch.cat((first, video.frames, last), dim=1), times), ends.times.tolist()).mean())
+
+
+@cache
+def digit_classifier(scale: int) -> DigitClassifier:
+    """The classifier of digits drawn at a scale; fitted once, which takes about a second."""
+    return DigitClassifier.fit(scale)
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ References:
         https://arxiv.org/abs/1801.03924
 """
 
-__all__ = ["Lpips", "load_lpips", "lpips"]
+__all__ = ["LPIPS_LINEAR", "Lpips", "load_lpips", "lpips"]
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,7 @@ from flowvid.metrics.squeezenet import SQUEEZENET, SqueezeNet, as_rgb
 from flowvid.metrics.weights import Source, load_arrays, verified_digest
 from flowvid.video import Video
 
-_LINEAR = Source(
+LPIPS_LINEAR = Source(
     "the linear weights of LPIPS 0.1 for SqueezeNet (BSD-2)",
     "https://github.com/richzhang/PerceptualSimilarity, lpips/weights/v0.1/squeeze.pth",
 )
@@ -78,7 +78,7 @@ def load_lpips(squeezenet: Path, linear: Path) -> Lpips:
         ValueError: A file is neither ``.npz`` nor ``.pth``, or has not seven stages.
     """
     verified_digest(squeezenet, SQUEEZENET)
-    verified_digest(linear, _LINEAR)
+    verified_digest(linear, LPIPS_LINEAR)
     stages = {name.split(".")[0]: array.flatten() for name, array in load_arrays(linear).items()}
     return Lpips(SqueezeNet(load_arrays(squeezenet)), [stages[name] for name in sorted(stages)])
 

@@ -1,4 +1,4 @@
-"""Film strips: frames of several methods in rows, times in columns, errors beneath."""
+"""Film strips: frames of several methods in rows, in their colours, times in columns, errors in grey beneath."""
 
 __all__ = ["Strip", "film_strips", "side_by_side"]
 
@@ -76,7 +76,8 @@ def film_strips(
             axis.text((column + 0.5) * side, -2, f"{time:.3g} s", ha="center", va="bottom", fontsize=7, color=_INK)
         labels = [strips[0].name, *(name for strip in strips[1:] for name in (strip.name, "error"))]
         for row, label in enumerate(labels):
-            axis.text(-4, (row + 0.5) * side, label, ha="right", va="center", fontsize=8.5, color=_INK)
+            words = label.replace(", ", ",\n")
+            axis.text(-4, (row + 0.5) * side, words, ha="right", va="center", fontsize=8.5, color=_INK)
         top -= 0.05
     write_atomically(path, lambda place: figure.savefig(place))
 
@@ -113,28 +114,37 @@ def side_by_side(
 def _mosaic(times: Sequence[float], strips: Sequence[Strip], known: Sequence[float]) -> np.ndarray:
     """All frames of a panel as one RGB image in [0, 1]: truth, then each strip and its error; known frames framed."""
     truth = strips[0].frames
-    rows = [_gray(truth)]
+    rows = [_colours(truth)]
     for strip in strips[1:]:
-        rows += [_gray(strip.frames), 1 - _gray(strip.frames, truth)]
+        rows += [_colours(strip.frames), 1 - _error(strip.frames, truth)]
     is_known = [any(abs(time - at) < 1e-9 for at in known) for time in times]
     framed = [0, *range(1, len(rows), 2)]
     lines = []
     for number, images in enumerate(rows):
         cells = []
         for image, given in zip(images, is_known, strict=True):
-            cell = np.repeat(np.pad(image, _GAP // 2, constant_values=0.85)[..., None], 3, axis=2)
+            edge = _GAP // 2
+            cell = np.pad(image, ((edge, edge), (edge, edge), (0, 0)), constant_values=0.85)
             if given and number in framed:
-                for edge in (np.s_[:1], np.s_[-1:], np.s_[:, :1], np.s_[:, -1:]):
-                    cell[edge] = _KNOWN
+                for side in (np.s_[:1], np.s_[-1:], np.s_[:, :1], np.s_[:, -1:]):
+                    cell[side] = _KNOWN
             cells.append(cell)
         lines.append(np.concatenate(cells, axis=1))
     return np.concatenate(lines, axis=0)
 
 
-def _gray(frames: Tensor, truth: Tensor | None = None) -> np.ndarray:
-    """Pixels in [0, 1], or the absolute error of pixels in [0, 1], averaged over channels."""
-    pixels = (frames.cpu() + 1) / 2 if truth is None else (frames.cpu() - truth.cpu()).abs() / 2
-    return pixels.mean(dim=1).clamp(0, 1).numpy()
+def _colours(frames: Tensor) -> np.ndarray:
+    """RGB of pixels in [0, 1], colours last; frames of one channel are grey."""
+    pixels = ((frames.cpu() + 1) / 2).clamp(0, 1).float()
+    if pixels.shape[1] != 3:
+        pixels = pixels.mean(dim=1, keepdim=True)
+    return pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
+
+
+def _error(frames: Tensor, truth: Tensor) -> np.ndarray:
+    """The absolute error of pixels in [0, 1], averaged over channels, as grey."""
+    error = ((frames.cpu() - truth.cpu()).abs() / 2).mean(dim=1, keepdim=True).clamp(0, 1).float()
+    return error.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
 def _text_line(words: Sequence[str], width: int, *, height: int = 26) -> Float[Tensor, "3 height width"]:
