@@ -31,9 +31,9 @@ import torch
 from benchmarks.timing import Ratio, paired
 from flowvid.data.cache import TensorCache
 from flowvid.data.files import write_json
-from flowvid.data.footage_clips import FootageClips
+from flowvid.data.footage.clips import FootageClips
+from flowvid.data.footage.windows import FixedRate, WindowLaw
 from flowvid.data.prefetch import Prefetch
-from flowvid.data.windows import FixedRate, WindowLaw
 from flowvid.noise import Noise
 
 _FRAMES, _BATCH, _PAGE = 16, 4, 4096

@@ -26,7 +26,7 @@ from av.video.reformatter import VideoReformatter
 
 from benchmarks.timing import Ratio, paired
 from flowvid.data.files import write_json
-from flowvid.data.footage import Footage
+from flowvid.data.footage.reader import Footage
 from flowvid.noise import Noise
 
 _WINDOWS, _SECONDS = 16, 1.0

@@ -18,7 +18,7 @@ from experiments.chunk_loss import SPEEDS
 from experiments.claims import claim, interval
 from experiments.local_data import real_footage
 from experiments.tokenisers import principal
-from flowvid.data.footage import Footage
+from flowvid.data.footage.reader import Footage
 
 _SIZE, _PATCH, _FRAMES, _LEAST = (48, 64), 4, 128, 5.2
 _CHUNKS = (1, 2, 4, 8)

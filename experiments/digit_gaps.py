@@ -19,7 +19,7 @@ from torch import Tensor
 from experiments.claims import claim
 from experiments.fill_in import EVERY, Filler, ceiling, filled, in_pixels, over_clips, scores, through_codec
 from experiments.films import save_films
-from flowvid.data.clips import Clip, clip_positions, render_clips
+from flowvid.data.worlds.clips import Clip, clip_positions, render_clips
 from flowvid.encoders.codec import Codec
 from flowvid.metrics.motion import position_error, speed_uniformity
 from flowvid.metrics.perceptual import Lpips

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from experiments.fill_in import EVERY
-from flowvid.data.writers import write_video
+from flowvid.data.footage.writers import write_video
 from flowvid.plot.film import Strip, film_strips, side_by_side
 from flowvid.train.checkpoint import load_tensors, save_tensors
 from flowvid.video import Video

@@ -8,7 +8,7 @@ __all__ = ["frame_network", "i3d", "perceptual", "real_footage"]
 
 from pathlib import Path
 
-from flowvid.data.footage import FootageInfo, catalogue
+from flowvid.data.footage.reader import FootageInfo, catalogue
 from flowvid.metrics.features import FeatureNetwork, fd_i3d_mixed4d, fd_squeezenet
 from flowvid.metrics.perceptual import Lpips, load_lpips
 

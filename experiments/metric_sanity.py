@@ -23,8 +23,8 @@ from experiments.local_data import frame_network, i3d, perceptual, real_footage
 from experiments.recipes import SCALES
 from experiments.run import run_experiment
 from experiments.sanity_scores import ALONE, FLICKER, PAIRED, Alone, Paired, digit_scores
-from flowvid.data.clips import World, render_clips
-from flowvid.data.footage import Footage, as_video
+from flowvid.data.footage.reader import Footage, as_video
+from flowvid.data.worlds.clips import World, render_clips
 from flowvid.metrics.features import FeatureNetwork, extract
 from flowvid.metrics.frechet import GaussianStatistics, frechet_distance
 from flowvid.metrics.perceptual import lpips

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from experiments.fill_in import EVERY
 from flowvid.data.cache import TensorCache, cache_key, file_identity
-from flowvid.data.find_footage import find_footage
-from flowvid.data.footage import Footage, as_video
+from flowvid.data.footage.find import find_footage
+from flowvid.data.footage.reader import Footage, as_video
 from flowvid.train.loop import Optimisation
 from flowvid.video import Video, time_grid
 

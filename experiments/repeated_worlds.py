@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from flowvid.data.clips import Clip, World
-from flowvid.data.digits import load_glyphs
-from flowvid.data.motions import Orbit
+from flowvid.data.worlds.clips import Clip, World
+from flowvid.data.worlds.digits import load_glyphs
+from flowvid.data.worlds.motions import Orbit
 
 _HALF_DAY = 12 * 3600.0
 

@@ -20,10 +20,10 @@ from experiments.recipes import SCALES
 from experiments.repeated_worlds import Footing, clock, flight, loop, mixture
 from experiments.run import run_experiment
 from experiments.unique_training import WAYS, Learning, learn, steps_to
-from flowvid.data.digits import load_glyphs, render
-from flowvid.data.perceptual_hash import RADIUS, SCALE, local_means, perceptual_hash
-from flowvid.data.repetition import FrameStore, Repetition, find_repetition
-from flowvid.data.same_frames import CEILING
+from flowvid.data.repetition.find import FrameStore, Repetition, find_repetition
+from flowvid.data.repetition.perceptual_hash import RADIUS, SCALE, local_means, perceptual_hash
+from flowvid.data.repetition.same_frames import CEILING
+from flowvid.data.worlds.digits import load_glyphs, render
 from flowvid.plot.lines import Line, draw_lines, draw_panels
 
 _FPS = 16.0

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from experiments.corruptions import PERIOD
-from flowvid.data.clips import Clip, clip_positions
+from flowvid.data.worlds.clips import Clip, clip_positions
 from flowvid.metrics.distortion import mean_squared_error, psnr, ssim
 from flowvid.metrics.identity import DigitClassifier, identity_kept
 from flowvid.metrics.motion import position_error, second_difference_ratio, speed_uniformity

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from experiments.chunk_loss import exact
 from experiments.chunk_shift import predicted_error, together
 from experiments.claims import claim, interval
-from flowvid.data.digits import centroid, load_glyphs, render
+from flowvid.data.worlds.digits import centroid, load_glyphs, render
 from flowvid.metrics.rhythm import line_strength
 from flowvid.noise import Noise
 from flowvid.train.loop import Optimisation, fit

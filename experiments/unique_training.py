@@ -16,9 +16,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from experiments.repeated_worlds import Footing
-from flowvid.data.repetition import Repetition
-from flowvid.data.unique_windows import UniqueWindows
-from flowvid.data.windows import FixedRate, Span, frames_shown
+from flowvid.data.footage.windows import FixedRate, Span, frames_shown
+from flowvid.data.repetition.find import Repetition
+from flowvid.data.repetition.unique_windows import UniqueWindows
 from flowvid.noise import Noise
 
 WAYS = ("all", "unique", "evenly")

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flowvid.data.ball_clip import SIDE, BallClip, ball_errors
-from flowvid.data.balls import FRAMES, INTERVAL, BallWorld, BouncingBalls
-from flowvid.data.clips import World, clip_positions, render_clips
-from flowvid.data.drawing import colour_layers, colour_mix, draw_discs, draw_rods, object_centres
-from flowvid.data.hard_discs import HardDiscs
-from flowvid.data.motions import Flight
-from flowvid.data.pendulums import PendulumWorld
-from flowvid.data.scene import Scene, check_split, render_scenes, scene_positions
+from flowvid.data.worlds.ball_clip import SIDE, BallClip, ball_errors
+from flowvid.data.worlds.balls import FRAMES, INTERVAL, BallWorld, BouncingBalls
+from flowvid.data.worlds.clips import World, clip_positions, render_clips
+from flowvid.data.worlds.drawing import colour_layers, colour_mix, draw_discs, draw_rods, object_centres
+from flowvid.data.worlds.hard_discs import HardDiscs
+from flowvid.data.worlds.motions import Flight
+from flowvid.data.worlds.pendulums import PendulumWorld
+from flowvid.data.worlds.scene import Scene, check_split, render_scenes, scene_positions
 from flowvid.video import Video
 
 TIMES = [INTERVAL * n for n in range(FRAMES)]

@@ -10,12 +10,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowvid.data.branching import BranchingWorld, flight_of, future_moments, futures
-from flowvid.data.branching_flight import BranchingFlight
-from flowvid.data.clips import Clip, World, render_clips
-from flowvid.data.digits import SPLITS, ink_box
-from flowvid.data.motions import Flight, Motion
-from flowvid.data.scene import Scene, render_scenes
+from flowvid.data.worlds.branching import BranchingWorld, flight_of, future_moments, futures
+from flowvid.data.worlds.branching_flight import BranchingFlight
+from flowvid.data.worlds.clips import Clip, World, render_clips
+from flowvid.data.worlds.digits import SPLITS, ink_box
+from flowvid.data.worlds.motions import Flight, Motion
+from flowvid.data.worlds.scene import Scene, render_scenes
 from flowvid.metrics.diversity import coverage
 from flowvid.video import time_grid
 
@@ -405,8 +405,8 @@ def test_branching_refuses_what_has_no_law(make, message: str) -> None:
 
 def test_too_many_futures_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     clip = BranchingWorld(coins=4).clips([1], "train")[0]
-    monkeypatch.setattr("flowvid.data.branching._MOST", 16)
+    monkeypatch.setattr("flowvid.data.worlds.branching._MOST", 16)
     assert len(futures(clip, 0.0, 1e3)) == 16
-    monkeypatch.setattr("flowvid.data.branching._MOST", 15)
+    monkeypatch.setattr("flowvid.data.worlds.branching._MOST", 15)
     with pytest.raises(ValueError, match="more than 15 futures"):
         futures(clip, 0.0, 1e3)

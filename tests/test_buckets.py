@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowvid.data.buckets import Bucket, Buckets, Native, sizes_near
+from flowvid.data.footage.buckets import Bucket, Buckets, Native, sizes_near
 from flowvid.noise import Noise
 
 NATIVES = st.builds(Native, st.floats(0, 10), st.integers(20, 400), st.integers(20, 400))

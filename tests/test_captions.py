@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flowvid.data.captions import (
+from flowvid.data.worlds.captions import (
     CORNERS,
     DIRECTIONS,
     MOTIONS,
@@ -29,9 +29,17 @@ from flowvid.data.captions import (
     split_words,
     vocabulary,
 )
-from flowvid.data.clips import FAMILIES, Clip, World
-from flowvid.data.describe import compass, describe, describe_moment, pace, place_word, surface_hit, timed_captions
-from flowvid.data.motions import Flight, Motion, Orbit, Oscillation, Pendulum, Spin
+from flowvid.data.worlds.clips import FAMILIES, Clip, World
+from flowvid.data.worlds.describe import (
+    compass,
+    describe,
+    describe_moment,
+    pace,
+    place_word,
+    surface_hit,
+    timed_captions,
+)
+from flowvid.data.worlds.motions import Flight, Motion, Orbit, Oscillation, Pendulum, Spin
 
 WAYS = {"right": (1, 0), "down": (0, 1), "left": (-1, 0), "up": (0, -1)}
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from flowvid.data.clips import FAMILIES, World
+from flowvid.data.worlds.clips import FAMILIES, World
 from flowvid.models.rivals import RIVALS
 from flowvid.networks.trunk import Trunk
 from flowvid.noise import Noise

@@ -31,7 +31,7 @@ from experiments.tokenisers import (
     tail,
 )
 from experiments.tubelets import Autoencoder, Learned, fitting_width, measure_learned, swings
-from flowvid.data.digits import centroid
+from flowvid.data.worlds.digits import centroid
 from flowvid.train.loop import Optimisation
 
 RESULTS = Path(__file__).parent.parent / "experiments" / "results"

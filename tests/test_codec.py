@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flowvid.data.clips import World, render_clips
+from flowvid.data.worlds.clips import World, render_clips
 from flowvid.encoders.autoencoder import Autoencoder
 from flowvid.encoders.codec import IdentityCodec
 from flowvid.noise import Noise

@@ -27,7 +27,7 @@ from flowvid.compare.methods import CHOSEN, TASKS, Method, candidates, methods
 from flowvid.compare.report import COLUMNS, draw_study, tables
 from flowvid.compare.results import run_study, table
 from flowvid.compare.study import Study, demo_study, train_study
-from flowvid.data.clips import World, clip_positions, render_clips
+from flowvid.data.worlds.clips import World, clip_positions, render_clips
 from flowvid.encoders.codec import IdentityCodec
 from flowvid.models.continuous import MultiScale
 from flowvid.models.rivals import RIVALS

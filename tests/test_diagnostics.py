@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowvid.cli import main
-from flowvid.data.clips import World
+from flowvid.data.footage.writers import write_video
 from flowvid.data.trajectories import read_trajectory
-from flowvid.data.writers import write_video
+from flowvid.data.worlds.clips import World
 from flowvid.metrics.diagnostics import diagnose, power_spectrum
 from flowvid.metrics.structure import StructureFunction, even_step, fit_power_law, structure_function
 from flowvid.plot.diagnostics import draw_diagnosis

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-import flowvid.data.digits as digits
-from flowvid.data.digits import SPLITS, centroid, ink_box, ink_radius, load_glyphs, render
+import flowvid.data.worlds.digits as digits
+from flowvid.data.worlds.digits import SPLITS, centroid, ink_box, ink_radius, load_glyphs, render
 from flowvid.noise import Noise
 
 

@@ -19,8 +19,8 @@ from flowvid.compare.held_out import evaluate_model
 from flowvid.compare.held_out_table import model_table
 from flowvid.compare.measure import Bench
 from flowvid.data.cache import TensorCache
-from flowvid.data.footage import FootageInfo
-from flowvid.data.writers import write_video
+from flowvid.data.footage.reader import FootageInfo
+from flowvid.data.footage.writers import write_video
 from flowvid.encoders.codec import IdentityCodec
 from flowvid.metrics.clip_measures import paired_measures
 from flowvid.metrics.clip_set import ClipProtocol, Sampling, common_sets, read_clip

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowvid.data.footage import BrokenFootage, Footage, as_video, catalogue, find_footage
+from flowvid.data.footage.reader import BrokenFootage, Footage, as_video, catalogue, find_footage
 from tests.footage_files import KINDS, Kind, codes, picture, write_broken, write_footage, write_pictures
 
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flowvid.data.cache import TensorCache
-from flowvid.data.footage import BrokenFootage, Footage, FootageInfo, catalogue
-from flowvid.data.footage_clips import FootageClips, FootagePool
-from flowvid.data.irregular import Irregular, PoissonTimes, UniformTimes
-from flowvid.data.pieces import Piece, Shares, pieces_of, split_by_file, split_by_span
+from flowvid.data.footage.clips import FootageClips, FootagePool
+from flowvid.data.footage.irregular import Irregular, PoissonTimes, UniformTimes
+from flowvid.data.footage.pieces import Piece, Shares, pieces_of, split_by_file, split_by_span
+from flowvid.data.footage.reader import BrokenFootage, Footage, FootageInfo, catalogue
+from flowvid.data.footage.windows import FixedRate, RandomRate, Span
 from flowvid.data.prefetch import Prefetch
-from flowvid.data.windows import FixedRate, RandomRate, Span
 from flowvid.noise import Noise
 
 FRAMES, FPS = 24, 8

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowvid.data.clips import World, render_clips
-from flowvid.data.digits import load_glyphs
+from flowvid.data.worlds.clips import World, render_clips
+from flowvid.data.worlds.digits import load_glyphs
 from flowvid.metrics.identity import DigitClassifier, identity_kept
 from flowvid.video import Video
 

@@ -19,9 +19,9 @@ from experiments.real_training import MODELS, train_real
 from experiments.recipes import SCALES, Interpolation
 from experiments.recipes import interpolation as interpolation_recipe
 from experiments.recipes import real_clips as real_recipe
-from flowvid.data.clips import World, clip_positions, render_clips
-from flowvid.data.footage import Footage
-from flowvid.data.writers import write_video
+from flowvid.data.footage.reader import Footage
+from flowvid.data.footage.writers import write_video
+from flowvid.data.worlds.clips import World, clip_positions, render_clips
 from flowvid.encoders.codec import Codec, IdentityCodec
 from flowvid.metrics.motion import position_error
 from flowvid.models.baselines import CopyLast, LinearBlend

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from flowvid.data.clips import FAMILIES, World, clip_positions, render_clips
+from flowvid.data.worlds.clips import FAMILIES, World, clip_positions, render_clips
 from flowvid.metrics.cost import cost, median_seconds
 from flowvid.metrics.distortion import mean_squared_error, psnr, ssim
 from flowvid.metrics.motion import centroid, position_error, second_difference_ratio, speed_unevenness

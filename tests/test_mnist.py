@@ -12,9 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import flowvid.data.mnist as mnist
-from flowvid.data.digits import SPLITS, centroid, load_glyphs
-from flowvid.data.mnist import CHECKSUMS, Checksums, load_mnist, mnist_folder, mnist_like_glyphs, read_idx, resized
+import flowvid.data.worlds.mnist as mnist
+from flowvid.data.worlds.digits import SPLITS, centroid, load_glyphs
+from flowvid.data.worlds.mnist import (
+    CHECKSUMS,
+    Checksums,
+    load_mnist,
+    mnist_folder,
+    mnist_like_glyphs,
+    read_idx,
+    resized,
+)
 
 shapes = st.lists(st.integers(0, 5), min_size=1, max_size=4)
 

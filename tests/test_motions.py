@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from flowvid.data.motions import Flight, Motion, Orbit, Oscillation, Pendulum, Spin
+from flowvid.data.worlds.motions import Flight, Motion, Orbit, Oscillation, Pendulum, Spin
 
 
 def reals(low: float, high: float) -> st.SearchStrategy[float]:

@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import flowvid.data.protocols as protocols
+import flowvid.data.worlds.protocols as protocols
 import flowvid.metrics.distortion as distortion
-from flowvid.data.bounces import legacy_path, srvp_path, svg_path
-from flowvid.data.clips import World, render_clips
-from flowvid.data.digits import Glyphs, load_glyphs
-from flowvid.data.mnist import load_mnist, mnist_like_glyphs
-from flowvid.data.motions import Flight
-from flowvid.data.moving_mnist import (
+from flowvid.data.worlds.bounces import legacy_path, srvp_path, svg_path
+from flowvid.data.worlds.clips import World, render_clips
+from flowvid.data.worlds.digits import Glyphs, load_glyphs
+from flowvid.data.worlds.mnist import load_mnist, mnist_like_glyphs
+from flowvid.data.worlds.motions import Flight
+from flowvid.data.worlds.moving_mnist import (
     FPS,
     ExactMovingMnist,
     LegacyMovingMnist,
@@ -28,7 +28,7 @@ from flowvid.data.moving_mnist import (
     Variant,
     as_video,
 )
-from flowvid.data.protocols import OPENSTL_SCORES, TEST_CLIPS, MovingMnistFile, OpenStlMovingMnist
+from flowvid.data.worlds.protocols import OPENSTL_SCORES, TEST_CLIPS, MovingMnistFile, OpenStlMovingMnist
 from flowvid.noise import Noise
 from flowvid.video import Video
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flowvid.data.clips import Clip, World, render_clips
-from flowvid.data.digits import ink_box, load_glyphs
-from flowvid.data.motions import Flight, Motion, Spin
+from flowvid.data.worlds.clips import Clip, World, render_clips
+from flowvid.data.worlds.digits import ink_box, load_glyphs
+from flowvid.data.worlds.motions import Flight, Motion, Spin
 from flowvid.metrics.distortion import psnr
 from flowvid.metrics.warping import flow_change, warping_error
 from flowvid.models import optical_flow as models

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowvid.data.drawing import object_centres
-from flowvid.data.pendulums import CoupledPendulums, PendulumClip, PendulumWorld
-from flowvid.data.scene import render_scenes, scene_positions
+from flowvid.data.worlds.drawing import object_centres
+from flowvid.data.worlds.pendulums import CoupledPendulums, PendulumClip, PendulumWorld
+from flowvid.data.worlds.scene import render_scenes, scene_positions
 
 IRREGULAR = [-2.0, 0.0, 0.1, 1 / 3, 1.0, math.sqrt(2), 7.999, 8.0, 8.001, 16.0, 17.5]
 ANGLES = st.floats(-0.5, 0.5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flowvid.cli import probe
-from flowvid.data.footage import Footage
+from flowvid.data.footage.reader import Footage
 from flowvid.plot.contact import Reel, contact_sheet, reel
 from tests.footage_files import KINDS, codes, write_footage, write_pictures
 

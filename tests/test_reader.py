@@ -11,11 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flowvid.data.captions import Caption, Event, Part
-from flowvid.data.clips import Clip, World, clip_positions, render_clips
-from flowvid.data.describe import describe
-from flowvid.data.digits import ink_box, load_glyphs
-from flowvid.data.motions import Flight, Motion, Pendulum, Spin
+from flowvid.data.worlds.captions import Caption, Event, Part
+from flowvid.data.worlds.clips import Clip, World, clip_positions, render_clips
+from flowvid.data.worlds.describe import describe
+from flowvid.data.worlds.digits import ink_box, load_glyphs
+from flowvid.data.worlds.motions import Flight, Motion, Pendulum, Spin
 from flowvid.metrics.identity import DigitClassifier
 from flowvid.metrics.paths import fit_path
 from flowvid.metrics.reader import CaptionScore, DigitReader, caption_score

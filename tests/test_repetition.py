@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flowvid.cli import dedupe
-from flowvid.data.digits import load_glyphs, render
-from flowvid.data.perceptual_hash import (
+from flowvid.data.footage.windows import FixedRate, RandomRate
+from flowvid.data.repetition.find import FrameStore, Repetition, find_repetition
+from flowvid.data.repetition.perceptual_hash import (
     RADIUS,
     SCALE,
     HammingIndex,
@@ -25,11 +26,10 @@ from flowvid.data.perceptual_hash import (
     thumbnail_size,
     thumbnails,
 )
-from flowvid.data.recurrence import Run, fractional_period, lag_distances, repeated_runs
-from flowvid.data.repetition import FrameStore, Repetition, find_repetition
-from flowvid.data.same_frames import CEILING, FLOOR, tolerance_of
-from flowvid.data.unique_windows import UniqueWindows
-from flowvid.data.windows import FixedRate, RandomRate
+from flowvid.data.repetition.recurrence import Run, fractional_period, lag_distances, repeated_runs
+from flowvid.data.repetition.same_frames import CEILING, FLOOR, tolerance_of
+from flowvid.data.repetition.unique_windows import UniqueWindows
+from flowvid.data.worlds.digits import load_glyphs, render
 from flowvid.noise import Noise
 
 LABELS = st.lists(st.integers(0, 4), min_size=1, max_size=40)
@@ -528,7 +528,7 @@ def test_the_command_refuses_what_it_cannot_do(tmp_path: Path) -> None:
 
 
 def test_real_footage_without_repetition_is_kept(data: Path) -> None:
-    from flowvid.data.footage import Footage
+    from flowvid.data.footage.reader import Footage
 
     with FrameStore() as store:
         for name in ("flower", "bigbuckbunny", "carphone_pristine"):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flowvid.data.clips import World, render_clips
+from flowvid.data.worlds.clips import World, render_clips
 from flowvid.dynamics.weights import lagrange
 from flowvid.metrics.motion import speed_uniformity
 from flowvid.metrics.rhythm import flicker_line, heartbeat, line_strength, seams, semigroup_gaps, sharpness

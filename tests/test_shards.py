@@ -19,9 +19,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowvid.data.footage import BrokenFootage
-from flowvid.data.shard_writer import write_clip_shards, write_shards
-from flowvid.data.shards import Shard, ShardReader
+from flowvid.data.footage.reader import BrokenFootage
+from flowvid.data.footage.shard_writer import write_clip_shards, write_shards
+from flowvid.data.footage.shards import Shard, ShardReader
 from flowvid.noise import Noise
 
 webdataset = pytest.importorskip("webdataset", reason="needs webdataset: pip install 'flowvid[shards]'")

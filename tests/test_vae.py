@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flowvid.data.clips import World, render_clips
+from flowvid.data.worlds.clips import World, render_clips
 from flowvid.encoders.vae import ConvVae, _Attention, _Block, gaussian_divergence
 from flowvid.metrics.perceptual import load_lpips
 from flowvid.metrics.reconstruction import reconstruction

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flowvid.data.irregular import Irregular, PoissonTimes, UniformTimes
-from flowvid.data.windows import (
+from flowvid.data.footage.irregular import Irregular, PoissonTimes, UniformTimes
+from flowvid.data.footage.windows import (
     FixedRate,
     RandomRate,
     Span,
@@ -184,7 +184,7 @@ def test_the_number_of_poisson_times_is_poisson_and_their_places_are_uniform(
     ends: bool, spare: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However few are drawn at a time. Without ends it is the law given at least one point."""
-    monkeypatch.setattr("flowvid.data.irregular._SPARE", spare)
+    monkeypatch.setattr("flowvid.data.footage.irregular._SPARE", spare)
     rate, seconds, count = 0.8, 1.5, 500
     found = windows(PoissonTimes(rate, seconds, ends), Span(2.0, 3.5, 25.0), count)
     inner = [window.times[1:-1] if ends else window.times for window in found]

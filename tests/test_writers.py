@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import flowvid
-from flowvid.data.footage import BrokenFootage, Footage
-from flowvid.data.gif import gif_comment, with_comment
-from flowvid.data.writers import VideoWriter, read_metadata, write_video
+from flowvid.data.footage.gif import gif_comment, with_comment
+from flowvid.data.footage.reader import BrokenFootage, Footage
+from flowvid.data.footage.writers import VideoWriter, read_metadata, write_video
 from tests.footage_files import codes, picture
 
 SUFFIXES = (".mp4", ".webm", ".mkv", ".gif")

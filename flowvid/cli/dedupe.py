@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from flowvid.cli.common import Subparsers, add_common
 
 if TYPE_CHECKING:
-    from flowvid.data.repetition import FrameStore
+    from flowvid.data.repetition.find import FrameStore
 
 
 def add(commands: Subparsers) -> None:
@@ -39,8 +39,8 @@ def _run(options: argparse.Namespace) -> None:
     from flowvid import __version__
     from flowvid.cli.common import ProgressBar
     from flowvid.data.files import write_json
-    from flowvid.data.footage import BrokenFootage, find_footage
-    from flowvid.data.repetition import FrameStore, find_repetition
+    from flowvid.data.footage.reader import BrokenFootage, find_footage
+    from flowvid.data.repetition.find import FrameStore, find_repetition
 
     for option, ending in (("report", ".json"), ("sheet", ".png")):
         path = getattr(options, option)
@@ -80,8 +80,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _read(store: "FrameStore", path: Path, fps: float | None) -> None:
-    from flowvid.data.footage import Footage
-    from flowvid.data.perceptual_hash import thumbnail_size
+    from flowvid.data.footage.reader import Footage
+    from flowvid.data.repetition.perceptual_hash import thumbnail_size
 
     with Footage(path, fps=fps if path.is_dir() else None) as footage:
         size = thumbnail_size(footage.info.height, footage.info.width)

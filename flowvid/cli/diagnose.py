@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowvid.cli.common import Subparsers, add_common, positive
-from flowvid.data.clips import FAMILIES
+from flowvid.data.worlds.clips import FAMILIES
 
 if TYPE_CHECKING:
     from flowvid.video import Trajectory
@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _moving_digits(options: argparse.Namespace) -> "Trajectory":
-    from flowvid.data.clips import World, render_clips
+    from flowvid.data.worlds.clips import World, render_clips
     from flowvid.video import Trajectory, time_grid
 
     _refuse(options, ("side",), "footage, which is resized")
@@ -85,7 +85,7 @@ def _footage(options: argparse.Namespace) -> "Trajectory":
     """Clips that follow each other in every file, as pixels."""
     import torch
 
-    from flowvid.data.footage import Footage, as_video, catalogue
+    from flowvid.data.footage.reader import Footage, as_video, catalogue
     from flowvid.video import Trajectory, time_grid
 
     _refuse(options, ("motion", "digits"), "digits, which are drawn")

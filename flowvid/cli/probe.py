@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from flowvid.cli.common import ProgressBar, Subparsers, positive
 
 if TYPE_CHECKING:
-    from flowvid.data.footage import Catalogue, FootageInfo
+    from flowvid.data.footage.reader import Catalogue, FootageInfo
 
 _HEADINGS = ("file", "size", "fps", "frames", "seconds", "container", "codec", "bits", "notes")
 
@@ -32,7 +32,7 @@ def add(commands: Subparsers) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from flowvid.data.footage import catalogue
+    from flowvid.data.footage.reader import catalogue
 
     if options.sheet is not None and options.sheet.suffix != ".png":
         raise ValueError(f"A contact sheet is a .png; got {options.sheet}.")
@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _draw(options: argparse.Namespace, found: "Catalogue", names: Sequence[str]) -> None:
-    from flowvid.data.footage import BrokenFootage, Footage
+    from flowvid.data.footage.reader import BrokenFootage, Footage
     from flowvid.plot.contact import contact_sheet, reel
 
     reels = []

@@ -40,8 +40,8 @@ def add(commands: Subparsers) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from flowvid.data.clips import render_clips
-    from flowvid.data.writers import write_video
+    from flowvid.data.footage.writers import write_video
+    from flowvid.data.worlds.clips import render_clips
     from flowvid.noise import Noise
     from flowvid.train.run import load_codec, load_model
     from flowvid.video import Condition, Trajectory

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from flowvid.cli.common import ProgressBar, Subparsers, add_common, positive
-from flowvid.data.clips import FAMILIES, World
+from flowvid.data.worlds.clips import FAMILIES, World
 from flowvid.models.rivals import RIVALS
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from torch import Tensor
 from flowvid.compare.consistency import seam_levels
 from flowvid.compare.measure import Bench, condition, digit_classifier, known_times, measure, sample, task_frames
 from flowvid.compare.methods import TASKS, Method
-from flowvid.data.describe import describe
+from flowvid.data.worlds.describe import describe
 from flowvid.metrics.distortion import mean_squared_error, over_samples, psnr, ssim
 from flowvid.metrics.diversity import best_of, pairwise_distance
 from flowvid.metrics.features import extract

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from flowvid.compare.consistency import semigroup_levels
 from flowvid.compare.methods import Method
-from flowvid.data.clips import Clip, World, clip_positions, has_event, render_clips
-from flowvid.data.motions import Spin
+from flowvid.data.worlds.clips import Clip, World, clip_positions, has_event, render_clips
+from flowvid.data.worlds.motions import Spin
 from flowvid.encoders.codec import Codec
 from flowvid.metrics.cost import cost, median_seconds
 from flowvid.metrics.distortion import mean_squared_error, psnr, ssim

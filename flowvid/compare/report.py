@@ -12,7 +12,7 @@ from flowvid.compare.measure import Bench, known_times, sample, task_frames
 from flowvid.compare.methods import CHOSEN, TASKS, Method
 from flowvid.compare.results import table
 from flowvid.compare.study import Stage, Study, train_study
-from flowvid.data.writers import write_video
+from flowvid.data.footage.writers import write_video
 from flowvid.models.video_model import VideoModel
 from flowvid.plot.curves import CostPoint, Curve, draw_curves
 from flowvid.plot.film import Strip, film_strips, side_by_side

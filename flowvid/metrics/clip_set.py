@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 
 from flowvid.data.cache import TensorCache, cache_key, file_identity
-from flowvid.data.footage import BrokenFootage, Catalogue, Footage, FootageInfo, Skipped, as_video, find_footage
+from flowvid.data.footage.reader import BrokenFootage, Catalogue, Footage, FootageInfo, Skipped, as_video, find_footage
 from flowvid.video import Video
 
 Source = str | Path | Sequence[str | Path]

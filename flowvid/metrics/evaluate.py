@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from flowvid.data.cache import TensorCache, cache_key
-from flowvid.data.footage import Skipped
+from flowvid.data.footage.reader import Skipped
 from flowvid.metrics.clip_measures import ALONE, ERRORS, FLOW, alone_measures, feature_measures, paired_measures
 from flowvid.metrics.clip_set import ClipSets, Progress, Sampling, Source, common_sets
 from flowvid.metrics.features import FeatureNetwork

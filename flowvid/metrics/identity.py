@@ -3,9 +3,9 @@ r"""Identity kept: whether a moving digit still is the digit it was.
 Any callable from frames to probabilities of the ten digits can judge. The one that comes along needs no training run:
 a frame is sampled on a grid of glyph pixels around the centroid of its ink, which undoes motion, and the classes are
 Gaussians whose covariances are shrunk towards their mean and towards a multiple of the identity (regularised
-discriminant analysis). It is fitted to the training digits of `flowvid.data.digits`, drawn as clips draw them, in about
-a second, and judges one upright digit per frame; a turned digit, or two in one frame, is not what it has seen. On
-600 clips of held-out digits it was right in 99 %, with a mean log-loss of 0.07.
+discriminant analysis). It is fitted to the training digits of `flowvid.data.worlds.digits`, drawn as clips draw them,
+in about a second, and judges one upright digit per frame; a turned digit, or two in one frame, is not what it has seen.
+On 600 clips of held-out digits it was right in 99 %, with a mean log-loss of 0.07.
 
 References:
     Regularized Discriminant Analysis (Friedman, 1989), https://doi.org/10.1080/01621459.1989.10478752
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from flowvid.data.digits import Glyphs, ink_box, load_glyphs, render
+from flowvid.data.worlds.digits import Glyphs, ink_box, load_glyphs, render
 from flowvid.metrics.motion import centroid
 from flowvid.noise import Noise
 from flowvid.video import Video

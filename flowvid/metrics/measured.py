@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flowvid.data.cache import TensorCache, cache_key, file_identity
-from flowvid.data.footage import BrokenFootage, Skipped
+from flowvid.data.footage.reader import BrokenFootage, Skipped
 from flowvid.metrics.clip_set import ClipProtocol, Progress, read_clip
 from flowvid.video import Video
 

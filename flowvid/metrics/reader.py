@@ -1,8 +1,8 @@
 """Captions read from frames alone, and how well a video does what its caption says.
 
 The reader knows nothing but pixels. It follows the ink (`flowvid.metrics.tracks`), fits a curve to where it goes
-(`flowvid.metrics.paths`) and describes that curve by the words of `flowvid.data.captions`, with the same bounds as the
-true captions. Digits are told by the Gaussian classes of `flowvid.metrics.identity`, trained on drawn glyphs; if
+(`flowvid.metrics.paths`) and describes that curve by the words of `flowvid.data.worlds.captions`, with the same bounds
+as the true captions. Digits are told by the Gaussian classes of `flowvid.metrics.identity`, trained on drawn glyphs; if
 something stays where it is, by their likelihood marginalised over 24 angles, of which those that follow each other
 evenly also give the rate of the spin. A kink of the curve is a bounce if the change of its velocity fits a wall.
 
@@ -28,8 +28,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from flowvid.data.captions import DIGITS, SENSES, TURN_BOUNDS, WALLS, Caption, Event, Part
-from flowvid.data.describe import compass, mirror, pace, surface_hit
+from flowvid.data.worlds.captions import DIGITS, SENSES, TURN_BOUNDS, WALLS, Caption, Event, Part
+from flowvid.data.worlds.describe import compass, mirror, pace, surface_hit
 from flowvid.metrics.identity import DigitClassifier
 from flowvid.metrics.paths import Kink, Path, fit_path
 from flowvid.metrics.tracks import Track, ink_tracks

@@ -29,7 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowvid.data.clips import Clip
+from flowvid.data.worlds.clips import Clip
 from flowvid.models.frames import not_known, place_known
 from flowvid.models.video_model import VideoModel, refuse_solver
 from flowvid.noise import Noise

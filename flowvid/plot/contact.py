@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flowvid.data.files import write_atomically
-from flowvid.data.footage import Footage
+from flowvid.data.footage.reader import Footage
 
 _INK, _FAINT = "#1a1a1a", "#6a6a6a"
 _GAP = 4

@@ -22,7 +22,7 @@ def draw_repetition(path: Path, content: Mapping[str, Any]) -> None:
 
     Arguments:
         path: The file; its folder is made.
-        content: What `flowvid.data.repetition.Repetition.content` returned.
+        content: What `flowvid.data.repetition.find.Repetition.content` returned.
     """
     files = content["files"]
     figure = Figure(figsize=(8.0, 0.9 + 0.34 * len(files)), dpi=150, layout="constrained")

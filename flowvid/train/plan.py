@@ -5,7 +5,7 @@ __all__ = ["Run"]
 from dataclasses import dataclass, field
 from typing import Any
 
-from flowvid.data.clips import World
+from flowvid.data.worlds.clips import World
 from flowvid.train.options import Optimisation
 from flowvid.video import Times, time_grid
 

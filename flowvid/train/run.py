@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from flowvid.data.clips import render_clips
+from flowvid.data.worlds.clips import render_clips
 from flowvid.encoders.autoencoder import Autoencoder
 from flowvid.encoders.codec import Codec
 from flowvid.models.rivals import build_rival

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float64, Int16, UInt8, UInt64
 from torch import Tensor
 
-from flowvid.data.perceptual_hash import RADIUS, SCALE, block_means, local_means, perceptual_hash, thumbnails
+from flowvid.data.repetition.perceptual_hash import RADIUS, SCALE, block_means, local_means, perceptual_hash, thumbnails
 from flowvid.video import as_times
 
 _QUIET = 0.2

@@ -6,8 +6,8 @@ keeps that), and a frame is on screen from its own time until the next one's. A 
 is less: at 30 frames per second, t = 2/30 s is frame 2, which Matroska stamps 67 ms.
 
 What comes out is what a player shows, as uint8 RGB: upright, with square pixels, alpha over black, eight bits (see
-`flowvid.data.frame_pixels`). How frames are found and reached is in `flowvid.data.frame_index` and
-`flowvid.data.frame_source`. A `Footage` is read by one thread at a time; threads open one each.
+`flowvid.data.footage.frame_pixels`). How frames are found and reached is in `flowvid.data.footage.frame_index` and
+`flowvid.data.footage.frame_source`. A `Footage` is read by one thread at a time; threads open one each.
 """
 
 __all__ = [
@@ -32,10 +32,10 @@ import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
 
-from flowvid.data.find_footage import find_footage
-from flowvid.data.frame_index import BrokenFootage
-from flowvid.data.frame_pixels import display_size, draw_frame, has_alpha, orientation_of
-from flowvid.data.frame_source import FrameSource, PictureSource, VideoSource
+from flowvid.data.footage.find import find_footage
+from flowvid.data.footage.frame_index import BrokenFootage
+from flowvid.data.footage.frame_pixels import display_size, draw_frame, has_alpha, orientation_of
+from flowvid.data.footage.frame_source import FrameSource, PictureSource, VideoSource
 from flowvid.video import Video, as_times
 
 _DEFAULT_FPS = 25.0

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flowvid.data.frame_index import BrokenFootage, FrameIndex, index_frames, open_video, reason_of
+from flowvid.data.footage.frame_index import BrokenFootage, FrameIndex, index_frames, open_video, reason_of
 
 if TYPE_CHECKING:
     from av.container import InputContainer

@@ -32,8 +32,8 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from flowvid.data.drawing import colour_mix, draw_discs, draw_rods
-from flowvid.data.scene import check_split
+from flowvid.data.worlds.drawing import colour_mix, draw_discs, draw_rods
+from flowvid.data.worlds.scene import check_split
 from flowvid.noise import Noise
 from flowvid.video import as_times
 

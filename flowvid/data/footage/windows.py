@@ -3,7 +3,7 @@
 A window is some increasing times and which of them are given to a model. Regular ones are start + n / fps. Make-A-Video
 draws the rate, 1 to 30 frames per second, so that one model learns several; it never exceeds the source's own mean
 rate, beyond which frames would only repeat. Of Vid-ODE's regular protocols one gives every second of ten frames
-(interpolation), one the first five of ten (extrapolation). Irregular windows are in `flowvid.data.irregular`.
+(interpolation), one the first five of ten (extrapolation). Irregular windows are in `flowvid.data.footage.irregular`.
 
 A law is asked for one sample at a time: pieces differ in length, and so no window can depend on its batch. Starts are
 uniform over the places where the window fits. A frame is on the screen until the next; `Window.on` moves times to the

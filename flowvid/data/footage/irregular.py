@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from flowvid.data.windows import FixedRate, Span, Window, check_frames, check_positive, draw_start
+from flowvid.data.footage.windows import FixedRate, Span, Window, check_frames, check_positive, draw_start
 from flowvid.noise import Noise
 
 # Beyond the expected number of points, in standard deviations and points, that are drawn at a time.

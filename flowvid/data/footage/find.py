@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from flowvid.data.frame_index import BrokenFootage
-from flowvid.data.frame_source import numbered_pictures
+from flowvid.data.footage.frame_index import BrokenFootage
+from flowvid.data.footage.frame_source import numbered_pictures
 
 _SUFFIXES = frozenset(
     (

@@ -3,8 +3,8 @@
 The layout is that of webdataset: the files of a sample follow each other and share their name up to the first dot.
 Here they are ``KEY.mp4`` (or another ending), the footage as it is, or ``KEY.npy``, decoded frames in uint8; and
 ``KEY.json``: name, times or facts of the footage, and the sha256 of the other file. Beside every ``shard-000000.tar``
-lies ``shard-000000.json``, which lists what it holds and what could not be put there. `flowvid.data.shard_writer`
-makes them.
+lies ``shard-000000.json``, which lists what it holds and what could not be put there. They are made by
+`flowvid.data.footage.shard_writer`.
 
 Reading takes every world-th shard of a process's own, in order or in one that noise decides. Its place, shard and
 sample, can be saved and returned to: samples before it are passed over, not decoded. A sample whose checksum differs,
@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float64, UInt8
 from torch import Tensor
 
-from flowvid.data.footage import Footage, Skipped
+from flowvid.data.footage.reader import Footage, Skipped
 from flowvid.noise import Noise
 
 

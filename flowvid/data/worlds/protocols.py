@@ -39,9 +39,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from flowvid.data.digits import Glyphs
-from flowvid.data.mnist import load_mnist, mnist_folder
-from flowvid.data.moving_mnist import LegacyMovingMnist, as_video
+from flowvid.data.worlds.digits import Glyphs
+from flowvid.data.worlds.mnist import load_mnist, mnist_folder
+from flowvid.data.worlds.moving_mnist import LegacyMovingMnist, as_video
 from flowvid.video import Video
 
 TEST_FILE = "mnist_test_seq.npy"

@@ -26,8 +26,8 @@ import torch
 from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
-from flowvid.data.digits import SPLITS, Glyphs, ink_box, ink_radius, load_glyphs, render
-from flowvid.data.motions import Flight, Motion, Orbit, Oscillation, Pendulum, Spin
+from flowvid.data.worlds.digits import SPLITS, Glyphs, ink_box, ink_radius, load_glyphs, render
+from flowvid.data.worlds.motions import Flight, Motion, Orbit, Oscillation, Pendulum, Spin
 from flowvid.noise import Noise
 from flowvid.video import Video, as_times
 

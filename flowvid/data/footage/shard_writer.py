@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from flowvid.data.files import write_atomically, write_json
-from flowvid.data.footage import BrokenFootage, Footage, find_footage
-from flowvid.data.shards import Shard
+from flowvid.data.footage.reader import BrokenFootage, Footage, find_footage
+from flowvid.data.footage.shards import Shard
 
 _Source = str | Path | Sequence[str | Path]
 
@@ -39,7 +39,7 @@ def write_shards(source: _Source, folder: Path, max_bytes: int = 1 << 30) -> lis
     """Put files of footage, as they are, into shards.
 
     Arguments:
-        source: What `flowvid.data.footage.find_footage` takes; folders of pictures are refused, see
+        source: What `flowvid.data.footage.reader.find_footage` takes; folders of pictures are refused, see
             `write_clip_shards`.
         folder: Where the shards lie. Those that are there already are kept, if they hold what they would hold.
         max_bytes: Largest size of a shard; only a file that is larger itself makes a larger one.
@@ -70,7 +70,7 @@ def write_clip_shards(
     """Put decoded footage, uint8 at one size, into shards.
 
     Arguments:
-        source: What `flowvid.data.footage.find_footage` takes.
+        source: What `flowvid.data.footage.reader.find_footage` takes.
         folder: Where the shards lie. Those that are there already are kept, if they hold what they would hold.
         max_bytes: Largest size of a shard; only a piece of footage that is larger itself makes a larger one.
         size: Height and width of the frames, which are scaled to cover it and cut at the middle.

@@ -2,8 +2,8 @@
 
 A camera before a clock from the first of January to the fifth sees the same twelve hours eight times. Training on every
 frame spends seven eighths of the work on what is known already; training on one turn alone forgets that it occurs eight
-times. So every frame gets a *representative* (see `flowvid.data.same_frames`), the frames that are kept get a *weight*,
-the number of frames that each stands for, and the weights add up to the number of frames.
+times. So every frame gets a *representative* (see `flowvid.data.repetition.same_frames`), the frames that are kept
+get a *weight*, the number of frames that each stands for, and the weights add up to the number of frames.
 
 **Slow change is not repetition.** A stretch of repeated frames shorter than ``shortest`` seconds stays in place, its
 frames sharing the weight, and so does one that moves away from its representative by half the tolerance while it lasts:
@@ -26,9 +26,9 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from flowvid.data.frame_store import FrameStore, StoredFile
-from flowvid.data.recurrence import Run, fractional_period, repeated_runs
-from flowvid.data.same_frames import representatives, tolerance_of
+from flowvid.data.repetition.frame_store import FrameStore, StoredFile
+from flowvid.data.repetition.recurrence import Run, fractional_period, repeated_runs
+from flowvid.data.repetition.same_frames import representatives, tolerance_of
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,9 @@ import numpy as np
 import torch
 from jaxtyping import Float64
 
-from flowvid.data.ball_clip import SIDE, BallClip
-from flowvid.data.hard_discs import HardDiscs
-from flowvid.data.scene import check_split
+from flowvid.data.worlds.ball_clip import SIDE, BallClip
+from flowvid.data.worlds.hard_discs import HardDiscs
+from flowvid.data.worlds.scene import check_split
 from flowvid.noise import Noise
 
 FRAMES = 32

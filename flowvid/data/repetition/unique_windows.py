@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from flowvid.data.repetition import Repetition, Segment
-from flowvid.data.windows import Span, Window, WindowLaw
+from flowvid.data.footage.windows import Span, Window, WindowLaw
+from flowvid.data.repetition.find import Repetition, Segment
 from flowvid.noise import Noise
 
 

@@ -18,7 +18,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from flowvid.data.captions import (
+from flowvid.data.worlds.captions import (
     DIGITS,
     DIRECTIONS,
     PLACES,
@@ -31,7 +31,7 @@ from flowvid.data.captions import (
     Event,
     Part,
 )
-from flowvid.data.scene import Scene
+from flowvid.data.worlds.scene import Scene
 
 _EDGE = 1e-6
 _EXACT = 1e-6

@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from flowvid.data.digits import SPLITS
-from flowvid.data.footage import Catalogue, FootageInfo
-from flowvid.data.windows import Span
+from flowvid.data.footage.reader import Catalogue, FootageInfo
+from flowvid.data.footage.windows import Span
+from flowvid.data.worlds.digits import SPLITS
 
 
 @dataclass(frozen=True)

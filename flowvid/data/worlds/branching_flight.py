@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from flowvid.data.motions import Events, Flight, Point, Points, Times
+from flowvid.data.worlds.motions import Events, Flight, Point, Points, Times
 
 _SIMULTANEOUS = 1e-9
 

@@ -1,7 +1,7 @@
 """Worlds whose futures branch: at each of the first walls a coin decides which way a digit flies on.
 
-A digit flies as `flowvid.data.branching_flight` says, with independent coins that show heads with probability p. So
-the law of the future is a finite binary tree with known probabilities:
+A digit flies as `flowvid.data.worlds.branching_flight` says, with independent coins that show heads with probability p.
+So the law of the future is a finite binary tree with known probabilities:
 
     P(path) = prod_i p^heads_i (1 - p)^(1 - heads_i),    m(t) = sum P x(t),    C(t) = sum P (x(t) - m(t)) (x(t) - m(t))'
 
@@ -9,8 +9,8 @@ with sums over the futures that differ in (start, t). m is what least squares le
 energy. With m_d the conditional mean d ahead, E m_d(state at t + d) = m_2d(state at t) holds for the law, while
 m_d(m_d) differs: the conflict between self-consistency and regression.
 
-Clips are ordinary `flowvid.data.clips.Clip` objects, so everything that takes those takes these. One coin and a given
-time make the two-way world, in which a future is exactly one bit.
+Clips are ordinary `flowvid.data.worlds.clips.Clip` objects, so everything that takes those takes these. One coin and a
+given time make the two-way world, in which a future is exactly one bit.
 
 References:
     Stochastic Video Generation with a Learned Prior (Denton and Fergus, 2018), arXiv:1802.07687: digits that leave a
@@ -30,11 +30,11 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from flowvid.data.branching_flight import BranchingFlight, check_law
-from flowvid.data.clips import Clip
-from flowvid.data.digits import ink_box, load_glyphs
-from flowvid.data.motions import Point
-from flowvid.data.scene import check_split
+from flowvid.data.worlds.branching_flight import BranchingFlight, check_law
+from flowvid.data.worlds.clips import Clip
+from flowvid.data.worlds.digits import ink_box, load_glyphs
+from flowvid.data.worlds.motions import Point
+from flowvid.data.worlds.scene import check_split
 from flowvid.noise import Noise
 from flowvid.video import as_times
 

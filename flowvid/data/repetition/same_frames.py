@@ -24,8 +24,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from flowvid.data.frame_store import FrameStore, LocalMeans, StoredFile
-from flowvid.data.perceptual_hash import RADIUS, SCALE, HammingIndex
+from flowvid.data.repetition.frame_store import FrameStore, LocalMeans, StoredFile
+from flowvid.data.repetition.perceptual_hash import RADIUS, SCALE, HammingIndex
 
 FLOOR, CEILING = 8.0, 24.0
 

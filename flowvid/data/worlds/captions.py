@@ -15,7 +15,7 @@ The words, for a canvas whose side is one width and whose y axis points down:
   collision), also the direction of the way out.
 - place: ninths of the canvas; said of a moment, not of a span.
 
-`flowvid.data.describe` writes captions of scenes.
+`flowvid.data.worlds.describe` writes captions of scenes.
 """
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 A sample is a function of its seed and of the files alone: its seed draws a piece and a window in it. Where that cannot
 be read, the seed draws the next piece, from an order of its own of all others, until one can; what could not be read is
-listed. Pixels stay uint8 until they are on the device (`flowvid.data.footage.as_video` makes frames of them).
+listed. Pixels stay uint8 until they are on the device (`flowvid.data.footage.reader.as_video` makes frames of them).
 
 With a cache, footage is kept decoded, at the size asked for, in blocks of 16 neighbouring frames, so that every window
 over the same frames finds them, whatever its start and rate; and the times of its frames, so that it is not opened.
@@ -27,9 +27,9 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from torch import Tensor
 
 from flowvid.data.cache import TensorCache, cache_key, file_identity
-from flowvid.data.footage import BrokenFootage, Catalogue, Footage, Skipped, catalogue
-from flowvid.data.pieces import Piece, pieces_of
-from flowvid.data.windows import Window, WindowLaw, frames_shown
+from flowvid.data.footage.pieces import Piece, pieces_of
+from flowvid.data.footage.reader import BrokenFootage, Catalogue, Footage, Skipped, catalogue
+from flowvid.data.footage.windows import Window, WindowLaw, frames_shown
 from flowvid.noise import Noise
 
 _BLOCK = 16
@@ -106,7 +106,7 @@ class FootageClips:
     """Windows of footage by noise; a context manager.
 
     Arguments:
-        source: What `flowvid.data.footage.catalogue` takes, what it returns, or pieces.
+        source: What `flowvid.data.footage.reader.catalogue` takes, what it returns, or pieces.
         window: Which times of a piece to read.
         size: Height and width of the frames, which are scaled to cover it and cut at the middle.
         cache: Where decoded frames are kept; they need not be decoded again.

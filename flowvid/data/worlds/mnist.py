@@ -39,7 +39,7 @@ import torch
 from jaxtyping import Float32, UInt8
 from torch import Tensor
 
-from flowvid.data.digits import Glyphs, load_glyphs
+from flowvid.data.worlds.digits import Glyphs, load_glyphs
 
 ADDRESS = "http://yann.lecun.com/exdb/mnist/"
 MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"

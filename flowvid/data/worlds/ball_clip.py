@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
-from flowvid.data.drawing import colour_mix, draw_discs, object_centres
-from flowvid.data.hard_discs import HardDiscs
+from flowvid.data.worlds.drawing import colour_mix, draw_discs, object_centres
+from flowvid.data.worlds.hard_discs import HardDiscs
 from flowvid.video import Video, as_times
 
 SIDE = 10.0

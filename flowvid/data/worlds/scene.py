@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float32, Float64
 from torch import Tensor
 
-from flowvid.data.clips import Clip, render_clips
-from flowvid.data.digits import SPLITS
+from flowvid.data.worlds.clips import Clip, render_clips
+from flowvid.data.worlds.digits import SPLITS
 from flowvid.video import Video, as_times
 
 Seconds = Tensor | Sequence[float]

@@ -29,8 +29,8 @@ from torch import Tensor
 
 from flowvid import __version__
 from flowvid.data.files import replaced, write_atomically
-from flowvid.data.frame_index import open_video
-from flowvid.data.gif import gif_comment, paletted, with_comment
+from flowvid.data.footage.frame_index import open_video
+from flowvid.data.footage.gif import gif_comment, paletted, with_comment
 from flowvid.video import as_times
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ pixels. With L the free room for the corner of a glyph:
 * `SrvpMovingMnist` (Franceschi et al.): steps are cut at collisions. Positions are kept as real numbers and rounded,
   halves to even, only for drawing; overlap is the sum, cut off.
 
-The laws at the walls are in `flowvid.data.bounces`.
+The laws at the walls are in `flowvid.data.worlds.bounces`.
 
 A clip is a pure function of variant, split, seed and glyphs, and the digits of a seed are the same in all four.
 Without files the glyphs are scikit-learn's real digits, enlarged as MNIST's are laid out; `load_mnist` gives MNIST's.
@@ -45,10 +45,10 @@ import torch
 from jaxtyping import Float32, Float64, Int64, UInt8
 from torch import Tensor
 
-from flowvid.data.bounces import Points, legacy_path, srvp_path, svg_path
-from flowvid.data.clips import Clip, World, clip_positions, render_clips
-from flowvid.data.digits import SPLITS, Glyphs, centroid
-from flowvid.data.mnist import mnist_like_glyphs, resized
+from flowvid.data.worlds.bounces import Points, legacy_path, srvp_path, svg_path
+from flowvid.data.worlds.clips import Clip, World, clip_positions, render_clips
+from flowvid.data.worlds.digits import SPLITS, Glyphs, centroid
+from flowvid.data.worlds.mnist import mnist_like_glyphs, resized
 from flowvid.noise import Noise
 from flowvid.video import Video
 

@@ -1,0 +1,1 @@
+"""What repeats in footage, and how to train on it once."""
