@@ -30,6 +30,7 @@ from torch import Tensor
 
 from experiments.local_data import perceptual as local_perceptual
 from flowvid.encoders.codec import Codec
+from flowvid.generate.fill import with_detail
 from flowvid.metrics.distortion import psnr, ssim
 from flowvid.metrics.motion import second_difference_ratio
 from flowvid.metrics.perceptual import Lpips, lpips
@@ -94,8 +95,7 @@ def kept_detail(found: Inner, given: Video, decoded: Frames, inner: Sequence[flo
         inner: Seconds after each given frame.
     """
     lost = given.frames - decoded
-    share = torch.tensor(inner, dtype=torch.float64).to(found) / _gap(given.times)
-    return (found + torch.lerp(lost[:, :-1, None], lost[:, 1:, None], share[:, None, None, None])).clamp(-1, 1)
+    return with_detail(found, (lost[:, :-1], lost[:, 1:]), torch.tensor(inner).to(found) / _gap(given.times))
 
 
 @torch.no_grad()

@@ -11,9 +11,22 @@ from collections.abc import Sequence
 import torch
 
 from flowvid import __version__
-from flowvid.cli import compare, dedupe, demo, diagnose, evaluate, probe, runs, sample, solvers, train
+from flowvid.cli import (
+    compare,
+    dedupe,
+    demo,
+    diagnose,
+    evaluate,
+    fill,
+    probe,
+    runs,
+    sample,
+    solvers,
+    train,
+    train_footage,
+)
 
-_COMMANDS = (demo, train, runs, sample, compare, evaluate, probe, dedupe, diagnose, solvers)
+_COMMANDS = (demo, train, train_footage, runs, sample, fill, compare, evaluate, probe, dedupe, diagnose, solvers)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,6 +1,18 @@
 """What commands share: their options, the reading of arguments, progress."""
 
-__all__ = ["ProgressBar", "Subparsers", "add_common", "device", "finish", "integers", "positive", "seconds", "times"]
+__all__ = [
+    "ProgressBar",
+    "Subparsers",
+    "add_common",
+    "add_execution",
+    "device",
+    "execution_of",
+    "finish",
+    "integers",
+    "positive",
+    "seconds",
+    "times",
+]
 
 import argparse
 import os
@@ -15,6 +27,7 @@ from flowvid.video import time_grid
 
 if TYPE_CHECKING:
     from flowvid.compare.study import Study
+    from flowvid.train.loop import Execution
 
     Subparsers = argparse._SubParsersAction[argparse.ArgumentParser]
 else:
@@ -48,6 +61,35 @@ def add_common(
         type=positive,
         default=int(os.environ.get("OMP_NUM_THREADS", "2")),
         help="CPU threads; default: %(default)s",
+    )
+
+
+def add_execution(parser: argparse.ArgumentParser) -> None:
+    """Options of how training is carried out."""
+    how = parser.add_argument_group("how training is carried out, which changes results by rounding at most")
+    how.add_argument(
+        "--precision", choices=("no", "bf16"), default="no", help="no: that of weights; default: %(default)s"
+    )
+    how.add_argument("--accumulate", type=positive, default=1, help="parts a batch is taken in; default: %(default)s")
+    how.add_argument(
+        "--recompute", action="store_true", help="recompute inner activations of blocks, to need less memory"
+    )
+    how.add_argument("--compile", action="store_true", help="compile the network")
+    how.add_argument("--save-seconds", type=float, default=30.0, help="between checkpoints; default: %(default)s")
+    how.add_argument("--tensorboard", action="store_true", help="log for TensorBoard too")
+
+
+def execution_of(options: argparse.Namespace) -> "Execution":
+    """How training is carried out, from the options of `add_execution`."""
+    from flowvid.train.loop import Execution
+
+    return Execution(
+        precision=options.precision,
+        accumulate=options.accumulate,
+        checkpoint_activations=options.recompute,
+        compile=options.compile,
+        save_seconds=options.save_seconds,
+        tensorboard=options.tensorboard,
     )
 
 

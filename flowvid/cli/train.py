@@ -5,7 +5,7 @@ __all__ = ["add"]
 import argparse
 from typing import TYPE_CHECKING
 
-from flowvid.cli.common import ProgressBar, Subparsers, add_common, positive
+from flowvid.cli.common import ProgressBar, Subparsers, add_common, add_execution, execution_of, positive
 from flowvid.data.worlds.clips import FAMILIES, World
 from flowvid.models.rivals import RIVALS
 
@@ -26,23 +26,13 @@ def add(commands: Subparsers) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the model; default: %(default)s")
     parser.add_argument("--motion", choices=(*FAMILIES, "mixed"), default="flight", help="default: %(default)s")
     parser.add_argument("--digits", type=int, choices=(1, 2), default=1, help="digits per clip; default: %(default)s")
-    how = parser.add_argument_group("how training is carried out, which changes results by rounding at most")
-    how.add_argument(
-        "--precision", choices=("no", "bf16"), default="no", help="no: that of weights; default: %(default)s"
-    )
-    how.add_argument("--accumulate", type=positive, default=1, help="parts a batch is taken in; default: %(default)s")
-    how.add_argument(
-        "--recompute", action="store_true", help="recompute inner activations of blocks, to need less memory"
-    )
-    how.add_argument("--compile", action="store_true", help="compile the network")
-    how.add_argument("--save-seconds", type=float, default=30.0, help="between checkpoints; default: %(default)s")
-    how.add_argument("--tensorboard", action="store_true", help="log for TensorBoard too")
+    add_execution(parser)
     parser.set_defaults(command=_run)
 
 
 def _run(options: argparse.Namespace) -> None:
     from flowvid.compare.study import Study, train_study
-    from flowvid.train.loop import Execution, Optimisation
+    from flowvid.train.loop import Optimisation
     from flowvid.train.run import Run, latents, train_codec, train_model
 
     run = Run(
@@ -52,14 +42,7 @@ def _run(options: argparse.Namespace) -> None:
         codec=Optimisation(steps=options.codec_steps, learning_rate=2e-3),
         model=Optimisation(steps=options.steps, batch=options.batch, seed=options.seed),
     )
-    execution = Execution(
-        precision=options.precision,
-        accumulate=options.accumulate,
-        checkpoint_activations=options.recompute,
-        compile=options.compile,
-        save_seconds=options.save_seconds,
-        tensorboard=options.tensorboard,
-    )
+    execution = execution_of(options)
     folder, device = options.out / "models", options.device
     if options.model == "all":
         study = Study(run=run, seeds=(options.seed,))

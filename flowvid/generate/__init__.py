@@ -1,0 +1,1 @@
+"""Videos made by trained models: from files, to files, in constant memory."""
