@@ -7,6 +7,7 @@ DEMO_OPTIONS ?=
 DATA ?= $(FLOWVID_DATA)
 REAL_SCALE ?= cpu
 PYTEST_OPTIONS ?=
+TEST_PROCESSES ?= 2
 
 export OMP_NUM_THREADS ?= 2
 
@@ -32,8 +33,9 @@ real: $(VENV)/.stamp-dev
 	@test -n "$(DATA)" || { echo "Name the folder that holds clips/: make real DATA=FOLDER"; exit 2; }
 	$(BIN)/python -m experiments.real_clips --scale $(REAL_SCALE) --data "$(DATA)"
 
+# One thread for each process: tests are many small pieces of work.
 test: lint
-	$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+	OMP_NUM_THREADS=1 FLOWVID_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile $(PYTEST_OPTIONS)
 
 lint: $(VENV)/.stamp-dev
 	$(BIN)/ruff check .

@@ -181,14 +181,18 @@ def test_work_is_timed_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     assert ratio.per(2, 4) == Ratio(median=6.0, low=2.0, high=18.0, first=3.0, second=0.5)
 
 
-def test_time_is_that_of_the_work() -> None:
-    values = torch.ones(200, 200)
+def test_time_is_that_of_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that only work moves, once each to warm up, and a ratio that is the median over pairs."""
+    clock = [0.0]
+    for name in ("perf_counter", "process_time"):
+        monkeypatch.setattr(f"benchmarks.timing.time.{name}", lambda: clock[0])
+    spent = iter([9.0, 1.0, 4.0, 2.0, 1.0, 3.0, 8.0, 2.0])
 
-    def work(times: int) -> None:
-        for _ in range(times):
-            values @ values
+    def work() -> None:
+        clock[0] += next(spent)
 
-    assert 2.5 < paired(lambda: work(40), lambda: work(10), 5).median < 6
+    found = paired(work, work, 3)
+    assert (found.median, found.low, found.high, found.first, found.second) == (3.0, 2.0, 4.0, 4.0, 2.0)
 
 
 def test_a_table_says_misses_and_aligns() -> None:
