@@ -9,8 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import torch
 
 import flowvid
+from flowvid.data.footage.writers import read_metadata, write_video
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -64,3 +66,12 @@ def test_the_readmes_solver_example_runs_as_it_stands(capsys: pytest.CaptureFixt
     (example,) = (block for block in blocks if "flowvid.solvers" in block)
     exec(compile(example, "README.md", "exec"), {})
     assert capsys.readouterr().out == "torch.Size([8, 3, 3]) 2 2 0 complete\n"
+
+
+def test_the_readmes_footage_example_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if "Footage" in block)
+    monkeypatch.chdir(tmp_path)
+    write_video(Path("clip.mp4"), torch.zeros(20, 3, 64, 64), fps=8.0)
+    exec(compile(example, "README.md", "exec"), {})
+    assert read_metadata(Path("three.mp4"))["from"] == "clip.mp4"
