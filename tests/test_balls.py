@@ -1,6 +1,8 @@
 """Balls: drawn where they are, moving by mechanics alone, and drawn from seeds as the protocols say."""
 
 import math
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -473,3 +475,18 @@ def test_scenes_of_several_kinds_make_one_batch() -> None:
         scene_positions([], [0.0])
     with pytest.raises(ValueError, match="splits are train, validation, test; got 'dev'"):
         check_split("dev")
+
+
+def test_threads_that_ask_one_clip_at_once_get_its_one_truth() -> None:
+    times = torch.linspace(0, 20, 40, dtype=torch.float64)
+    world = BouncingBalls()
+    truths = [clip.positions(times) for clip in world.clips(range(4), "train")]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for clip, truth in zip(world.clips(range(4), "train"), truths, strict=True):
+            with ThreadPoolExecutor(4) as threads:
+                found = list(threads.map(clip.positions, [times] * 8))
+            assert all(torch.equal(positions, truth) for positions in found)
+    finally:
+        sys.setswitchinterval(before)

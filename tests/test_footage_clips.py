@@ -22,6 +22,7 @@ from flowvid.data.footage.irregular import Irregular, PoissonTimes, UniformTimes
 from flowvid.data.footage.pieces import Piece, Shares, pieces_of, split_by_file, split_by_span
 from flowvid.data.footage.reader import BrokenFootage, Footage, FootageInfo, catalogue
 from flowvid.data.footage.windows import FixedRate, RandomRate, Span
+from flowvid.data.footage.writers import write_video
 from flowvid.data.prefetch import Prefetch
 from flowvid.noise import Noise
 
@@ -467,3 +468,20 @@ def test_footage_is_loaded_ahead(films: Path) -> None:
         with Prefetch(clips.batch, (Noise.batch(step, 3) for step in range(4))) as ahead:
             for expected, found in zip(direct, ahead, strict=True):
                 assert torch.equal(found.pixels, expected)
+
+
+def test_a_file_replaced_meanwhile_is_read_anew(tmp_path: Path) -> None:
+    """Neither a handle that is still open nor the cache passes old frames off as new ones."""
+    film, cache = tmp_path / "film.mkv", TensorCache(tmp_path / "cache")
+    with FootageClips(_grey(film, 40), FixedRate(8.0, 2), (16, 16), cache=cache) as clips:
+        assert clips.batch(Noise.of([0])).pixels.float().mean().item() == pytest.approx(40, abs=2)
+        _grey(film, 200)
+        assert clips.batch(Noise.of([1])).pixels.float().mean().item() == pytest.approx(200, abs=2)
+    with FootageClips(film, FixedRate(8.0, 2), (16, 16), cache=cache) as clips:
+        assert clips.batch(Noise.of([0])).pixels.float().mean().item() == pytest.approx(200, abs=2)
+
+
+def _grey(path: Path, level: int) -> Path:
+    frames = torch.full((12, 3, 16, 16), level, dtype=torch.uint8)
+    write_video(path, frames, fps=8.0)
+    return path

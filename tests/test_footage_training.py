@@ -93,6 +93,16 @@ def test_a_folder_of_another_run_is_refused(folder: Path, trained: tuple[Path, F
         train_footage(catalogue(folder / "0.mkv"), tiny(), out)
 
 
+def test_other_footage_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    for number in (0, 1):
+        clip = World().clip(number, "train")
+        write_video(tmp_path / "in" / "a.mkv", clip.frames(time_grid(0.0, 39 / FPS, 1 / FPS)), fps=FPS)
+        if number == 0:
+            train(tmp_path / "in", tmp_path / "out")
+    with pytest.raises(ValueError, match="belongs to another run: footage differ"):
+        train(tmp_path / "in", tmp_path / "out")
+
+
 def test_footage_that_is_too_short_is_an_error(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="No footage can be used"):
         train(folder, tmp_path, tiny(reach=60))

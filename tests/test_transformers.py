@@ -71,6 +71,14 @@ def test_turning_keeps_lengths(seed: int) -> None:
     torch.testing.assert_close(turned.norm(dim=-1), features.norm(dim=-1))
 
 
+def test_places_stay_exact_under_autocast() -> None:
+    rotary = Rotary(8, [(0.1, 30.0)])
+    places = torch.tensor([[[10.03]]])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = rotary(places)
+    torch.testing.assert_close(found, rotary(places), rtol=0, atol=1e-5)
+
+
 def test_wavelengths_span_what_is_stated() -> None:
     frequencies = Rotary(16, [(0.1, 30.0), (2.0, 128.0)]).double().frequencies
     for axis, (shortest, longest) in enumerate([(0.1, 30.0), (2.0, 128.0)]):

@@ -32,23 +32,18 @@ _COMMANDS = (demo, train, train_footage, runs, sample, fill, compare, evaluate, 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     given = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser().parse_args(given)
+    options = _parser().parse_args(given, argparse.Namespace(again=shlex.join(["flowvid", *given])))
     torch.set_num_threads(options.threads)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         options.command(options)
-    except ValueError as error:
+    except (ValueError, OSError, ImportError) as error:
         print(f"flowvid: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as error:
-        where = str(error) or "Interrupted"
-        print(f"\nflowvid: {where}; the same command continues from here: {_again(given)}", file=sys.stderr)
+        print(f"\nflowvid: {str(error) or 'Interrupted.'}", file=sys.stderr)
         return 130
     return 0
-
-
-def _again(arguments: Sequence[str]) -> str:
-    return shlex.join(["flowvid", *arguments])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -90,6 +90,7 @@ def execution_of(options: argparse.Namespace) -> "Execution":
         compile=options.compile,
         save_seconds=options.save_seconds,
         tensorboard=options.tensorboard,
+        command=options.again,
     )
 
 

@@ -85,7 +85,7 @@ def _footage(options: argparse.Namespace) -> "Trajectory":
     """Clips that follow each other in every file, as pixels."""
     import torch
 
-    from flowvid.data.footage.reader import Footage, as_video, catalogue
+    from flowvid.data.footage.reader import BrokenFootage, Footage, as_video, catalogue
     from flowvid.video import Trajectory, time_grid
 
     _refuse(options, ("motion", "digits"), "digits, which are drawn")
@@ -99,9 +99,13 @@ def _footage(options: argparse.Namespace) -> "Trajectory":
     times, side, most = time_grid(0.0, seconds, 1 / fps), options.side or 64, options.clips or 64
     clips: list[torch.Tensor] = []
     for path, info in found.entries:
-        with Footage(path) as footage:
-            for number in range(min(int((info.duration - 1 / info.fps) / seconds), most - len(clips))):
-                clips.append(footage.at((times + number * seconds).tolist(), size=(side, side)))
+        count = min(int((info.duration - 1 / info.fps) / seconds), most - len(clips))
+        try:
+            with Footage(path) as footage:
+                for number in range(count):
+                    clips.append(footage.at((times + number * seconds).tolist(), size=(side, side)))
+        except BrokenFootage as error:
+            raise ValueError(f"{path}: {error}") from error
     if not clips:
         raise ValueError(f"No file of {options.data} lasts {seconds} s; ask for fewer with --seconds.")
     video = as_video(torch.stack(clips), times)

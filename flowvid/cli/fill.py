@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
 from flowvid.cli.common import Subparsers, add_common
 
 if TYPE_CHECKING:
@@ -48,8 +51,15 @@ def _run(options: argparse.Namespace) -> None:
         fps = 2 * footage.info.fps if options.fps is None else options.fps
         known, size = _known(footage, options.gap), _size(footage, options.side, getattr(codec, "factor", 1))
 
+        last: dict[float, Tensor] = {}
+
         def frames(times: Sequence[float]) -> Video:
-            video = as_video(footage.at(times, size=size)[None], times)
+            """The last one is the next one's first, and would be decoded again from its key frame on."""
+            asked = [time for time in times if time not in last]
+            found = last | dict(zip(asked, footage.at(asked, size=size), strict=True))
+            last.clear()
+            last[times[-1]] = found[times[-1]]
+            video = as_video(torch.stack([found[time] for time in times])[None], times)
             return Video(video.frames.to(options.device), video.times)
 
         with VideoWriter(options.out, fps=fps, metadata=made) as writer:

@@ -251,9 +251,12 @@ def _stride(vae: Any) -> int:
 def _check_frames(vae: Any, frames: Float[Tensor, "n pixel height width"]) -> None:
     config = vae.config
     sides = vars(vae).get("spatial_compression_ratio") or 2 ** (len(config.block_out_channels) - 1)
-    if frames.shape[1] != config.in_channels or frames.shape[-1] % sides or frames.shape[-2] % sides:
+    # Wan counts the channels of 2 x 2 patches, which it makes of frames itself.
+    patch = (config.get("patch_size") or 1) if type(vae).__name__ == "AutoencoderKLWan" else 1
+    channels = config.in_channels // patch**2
+    if frames.shape[1] != channels or frames.shape[-1] % sides or frames.shape[-2] % sides:
         raise ValueError(
-            f"{type(vae).__name__} takes frames of {config.in_channels} channels with sides that are multiples of "
+            f"{type(vae).__name__} takes frames of {channels} channels with sides that are multiples of "
             f"{sides}; got {tuple(frames.shape[1:])}."
         )
 

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from flowvid.encoders.normalised import NormalisedCodec, normal_like, wide
 from flowvid.networks.layers import zeroed
+from flowvid.networks.whole_batch import whole_batch_mean
 from flowvid.noise import Noise
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
@@ -149,7 +150,7 @@ class ConvVae(NormalisedCodec):
         if perceptual is not None:
             error = error + perceptual(decoded, frames).mean()
         divergence = gaussian_divergence(wide(mean), wide(log_variance)).sum() / frames.numel()
-        return (error + _LEAST_ERROR).log() + math.log(2) + 1 + self.beta * divergence
+        return (whole_batch_mean(error) + _LEAST_ERROR).log() + math.log(2) + 1 + self.beta * divergence
 
 
 class _Block(nn.Module):

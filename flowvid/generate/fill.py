@@ -20,8 +20,8 @@ from flowvid.models.video_model import VideoModel
 from flowvid.noise import Noise
 from flowvid.video import Condition, Video, as_times
 
-_SAME = 1e-6
-"""Seconds within which two times are one."""
+_SAME = 1e-3
+"""Seconds within which two times are one, if frames are not much closer: Matroska rounds stamps to milliseconds."""
 
 
 def with_detail(
@@ -105,14 +105,15 @@ def fill_video(
         raise ValueError(f"The rate must be positive and finite; got fps={fps}.")
     if len(known) < 2:
         raise ValueError(f"A gap needs two known times; got {len(known)}.")
+    same = min(_SAME, 0.25 / fps)
     for before, after in pairwise(known):
-        numbers = range(math.ceil((before - known[0] - _SAME) * fps), math.floor((after - known[0] + _SAME) * fps) + 1)
+        numbers = range(math.ceil((before - known[0] - same) * fps), math.floor((after - known[0] + same) * fps) + 1)
         times = [known[0] + number / fps for number in numbers]
-        inside = [time for time in times if before + _SAME < time < after - _SAME]
+        inside = [time for time in times if before + same < time < after - same]
         ends = frames([before, after])
-        if any(abs(time - before) <= _SAME for time in times):
+        if any(abs(time - before) <= same for time in times):
             yield Video(ends.frames[:, :1], ends.times[:1])
         if inside:
             yield fill_gap(codec, model, ends, inside, solver=solver, seed=seed)
-        if after == known[-1] and any(abs(time - after) <= _SAME for time in times):
+        if after == known[-1] and any(abs(time - after) <= same for time in times):
             yield Video(ends.frames[:, 1:], ends.times[1:])

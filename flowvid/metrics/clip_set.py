@@ -28,7 +28,7 @@ Progress = Callable[[int, int], None]
 
 _SIDES = ("generated", "reference")
 _SHORT_SIDE = 256
-_CLOSE = 0.005
+_CLOSE = 0.25
 _VERSION = 1
 
 
@@ -226,11 +226,11 @@ def _common_size(infos: Sequence[Sequence[FootageInfo]]) -> tuple[int, int]:
 
 def _long_enough(name: str, found: Catalogue, protocol: ClipProtocol) -> ClipSet:
     last = protocol.times[-1]
-    kept = [(path, info) for path, info in found.entries if info.duration >= last]
+    kept = [(path, info) for path, info in found.entries if _reaches(info, last)]
     short = [
         Skipped(path, f"too short: it lasts {info.duration:.3g} s, and frame {protocol.frames} is at {last:.3g} s")
         for path, info in found.entries
-        if info.duration < last
+        if not _reaches(info, last)
     ]
     if not kept:
         longest = max(info.duration for _, info in found.entries)
@@ -239,6 +239,11 @@ def _long_enough(name: str, found: Catalogue, protocol: ClipProtocol) -> ClipSet
             f"second); the longest has {longest:.3g} s. Ask for fewer frames or a higher rate."
         )
     return ClipSet(name, tuple(path for path, _ in kept), (*found.skipped, *short), tuple(info for _, info in kept))
+
+
+def _reaches(info: FootageInfo, last: float) -> bool:
+    """Whether a frame of its own is shown then: the last one stays for a while and must not count twice."""
+    return info.duration - 0.5 / info.fps >= last
 
 
 def _statements(side: ClipSet, protocol: ClipProtocol) -> list[str]:
@@ -250,9 +255,11 @@ def _statements(side: ClipSet, protocol: ClipProtocol) -> list[str]:
         lines.append(
             f"{side.name}: {len(longer)} of {count} clips are longer; {sum(longer):.3g} of {total:.3g} s are cut off"
         )
-    rates = Counter(f"{info.fps:.5g}" for info in side.infos if abs(info.fps / protocol.fps - 1) > _CLOSE)
+    rates = Counter(
+        f"{info.fps:.5g}" for info in side.infos if abs(info.fps / protocol.fps - 1) > _CLOSE / protocol.frames
+    )
     if rates:
-        slower = sum(info.fps < (1 - _CLOSE) * protocol.fps for info in side.infos)
+        slower = sum(info.fps < (1 - _CLOSE / protocol.frames) * protocol.fps for info in side.infos)
         repeated = f"; {slower} are slower, so frames repeat" if slower else ""
         lines.append(
             f"{side.name}: {rates.total()} of {count} clips are resampled in time, from {_listed(rates)} frames per "

@@ -62,7 +62,9 @@ class Rotary(nn.Module):
         Arguments:
             places: Real coordinates, in the units of the spans.
         """
-        return places @ self.frequencies.to(places.dtype)
+        # No product of matrices, which autocast would take in bfloat16: seconds would lose all but two digits.
+        exact = places if places.dtype == torch.float64 else places.float()
+        return (exact[..., None] * self.frequencies.to(exact.dtype)).sum(dim=-2)
 
 
 def rotated(

@@ -151,7 +151,7 @@ class SpaceTimeTransformer(nn.Module):
         tokens, rows, columns = tubelets(clip, self.patch)
         tokens = self.enter(tokens).unflatten(1, (count, rows * columns))
         place = self.place(grid(rows, columns, self.patch, tokens))
-        moment = self.moment(times.to(tokens)[:, :, None])
+        moment = self.moment(_exact(times, tokens)[:, :, None])
         each = embedding.repeat_interleave(count, 0)
         along = embedding.repeat_interleave(rows * columns, 0)
         where = place.expand(batch * count, -1, -1)
@@ -232,10 +232,12 @@ class PatchTransformer(nn.Module):
         embedding = self.embed(scalars)
         there = torch.ones(clip.shape[:2], dtype=torch.bool, device=clip.device) if exists is None else exists
         tokens, rows, columns = tubelets(_held(clip, there), self.tubelet)
-        centres, filled = _centres(times.to(clip), there, self.tubelet[0])
+        centres, filled = _centres(_exact(times, clip), there, self.tubelet[0])
         depth = centres.shape[1]
         where = grid(rows, columns, self.tubelet, tokens).expand(len(clip), depth, -1, -1)
-        places = torch.cat((centres[:, :, None, None].expand(-1, -1, rows * columns, 1), where), dim=3).flatten(1, 2)
+        places = torch.cat(
+            (centres[:, :, None, None].expand(-1, -1, rows * columns, 1), where.to(centres)), dim=3
+        ).flatten(1, 2)
         whole = None if exists is None else filled.repeat_interleave(rows * columns, 1)
         tokens, angles = self.enter(tokens), self.rotary(places)
         for block in self.blocks:
@@ -273,6 +275,11 @@ def _gated(tokens: Tensor, norm: nn.Module, modulation: Tensor, part: Callable[[
 
 def _repeated(tensor: Tensor | None, count: int) -> Tensor | None:
     return None if tensor is None else tensor.repeat_interleave(count, 0)
+
+
+def _exact(times: Tensor, like: Tensor) -> Tensor:
+    """Seconds in single precision at least, however coarse the features are."""
+    return times.to(device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
 def _held(

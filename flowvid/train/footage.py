@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from flowvid.data.cache import TensorCache
+from flowvid.data.cache import TensorCache, file_identity
 from flowvid.data.files import write_json
 from flowvid.data.footage.clips import FootageBatch, FootageClips
 from flowvid.data.footage.pieces import Piece, Shares, pieces_of, split_by_file, split_by_span
@@ -112,6 +112,7 @@ def train_footage(
     kind: str = "multiscale",
     device: str = "cpu",
     perceptual: PerceptualDistance | None = None,
+    most_bytes: int = 16 * 2**30,
     execution: Execution = PLAIN,
     stage: Callable[[str], Progress] | None = None,
 ) -> FootageModel:
@@ -124,6 +125,7 @@ def train_footage(
         kind: One of `flowvid.models.rivals.RIVALS`.
         device: Where to train; with many processes on GPUs each takes its own.
         perceptual: Added to the codec's loss, LPIPS say, already weighted.
+        most_bytes: What decoded frames may take on the disk; those unread for the longest go first.
         execution: How training is carried out.
         stage: Announces what is trained and returns what is told how far it is.
 
@@ -131,9 +133,10 @@ def train_footage(
         ValueError: No footage is long enough for a window, or the folder belongs to another run; or see `fit`.
     """
     device = local_device(device)
-    description = {"run": asdict(run), "footage": [path.name for path, _ in footage.entries]}
+    names = [f"{path.name} {file_identity(path, content=True)}" for path, _ in footage.entries]
+    description = {"run": asdict(run), "footage": names, "perceptual": perceptual is not None}
     _claim(folder, description)
-    cache = TensorCache(folder / "frames")
+    cache = TensorCache(folder / "frames", most_bytes=most_bytes)
     training, held_out = _parts(footage, run)
     size = (run.side, run.side)
     window = FixedRate(run.fps, run.frames)

@@ -96,7 +96,7 @@ class Store:
             save_tensors(path, tensors, description)
         except (OSError, SafetensorError) as error:
             raise ValueError(f"Could not save step {step} in {self.folder} ({error}). {self.last_good()}") from error
-        self._values[path] = float(description.get("value", math.inf))
+        self._values[path] = _value_of(description)
         stay = {*self.paths[-self.keep :], self.best}
         for old in self.paths:
             if old not in stay:
@@ -120,10 +120,16 @@ class Store:
     def _value(self, path: Path) -> float:
         if path not in self._values:
             try:
-                self._values[path] = float(read_description(path).get("value", math.inf))
+                self._values[path] = _value_of(read_description(path))
             except ValueError:
                 self._values[path] = math.inf
         return self._values[path]
+
+
+def _value_of(description: Mapping[str, Any]) -> float:
+    """How good a state is; one that is not a number is worse than any."""
+    value = float(description.get("value", math.inf))
+    return math.inf if math.isnan(value) else value
 
 
 def step_of(path: Path) -> int:

@@ -63,7 +63,7 @@ class FootagePool:
     def __init__(self, most: int) -> None:
         self._most = most
         self._lock = threading.Lock()
-        self._idle: OrderedDict[Footage, Path] = OrderedDict()
+        self._idle: OrderedDict[Footage, str] = OrderedDict()
 
     @contextmanager
     def opened(self, path: Path, fps: float | None = None) -> Iterator[Footage]:
@@ -72,13 +72,14 @@ class FootagePool:
         Raises:
             BrokenFootage: It cannot be opened.
         """
-        footage = self._taken(path) or Footage(path, fps=fps)
+        file = _file(path)
+        footage = self._taken(file) or Footage(path, fps=fps)
         try:
             yield footage
         except BaseException:
             footage.close()
             raise
-        self._give_back(path, footage)
+        self._give_back(file, footage)
 
     def close(self) -> None:
         """Close everything that nobody uses."""
@@ -87,16 +88,16 @@ class FootagePool:
         for footage in idle:
             footage.close()
 
-    def _taken(self, path: Path) -> Footage | None:
+    def _taken(self, file: str) -> Footage | None:
         with self._lock:
-            found = next((footage for footage, its in reversed(self._idle.items()) if its == path), None)
+            found = next((footage for footage, its in reversed(self._idle.items()) if its == file), None)
             if found is not None:
                 del self._idle[found]
             return found
 
-    def _give_back(self, path: Path, footage: Footage) -> None:
+    def _give_back(self, file: str, footage: Footage) -> None:
         with self._lock:
-            self._idle[footage] = path
+            self._idle[footage] = file
             closing = [self._idle.popitem(last=False)[0] for _ in range(len(self._idle) - self._most)]
         for one in closing:
             one.close()
@@ -272,6 +273,14 @@ class FootageClips:
 
     def _report(self) -> str:
         return Catalogue((), self.skipped).report()
+
+
+def _file(path: Path) -> str:
+    """Which file it is now: one that was replaced is another, though open handles still read the old one."""
+    try:
+        return f"{path} {file_identity(path)}"
+    except OSError:
+        return str(path)
 
 
 def _rows(block: Tensor, wanted: list[int]) -> Tensor:

@@ -89,7 +89,7 @@ def open_video(path: Path, *, threads: int = 1) -> "tuple[InputContainer, VideoS
     if path.stat().st_size == 0:
         raise BrokenFootage("it is empty")
     try:
-        container = av.open(str(path), metadata_errors="replace", options={"protocol_whitelist": "file"})
+        container = av.open(str(path.absolute()), metadata_errors="replace", options={"protocol_whitelist": "file"})
     except (av.FFmpegError, OSError) as error:
         raise BrokenFootage(f"it is no video, or its head or tail is cut off ({reason_of(error)})") from error
     if container.format.name == "tty":

@@ -137,7 +137,7 @@ class VideoWriter:
 
         with ExitStack() as stack:
             self._temporary = stack.enter_context(replaced(self.path))
-            self._container = stack.enter_context(av.open(str(self._temporary), mode="w"))
+            self._container = stack.enter_context(av.open(str(self._temporary.absolute()), mode="w"))
             self._container.metadata["comment"] = self._comment
             self._stack = stack.pop_all()
         return self

@@ -56,6 +56,7 @@ class UniqueWindows:
             times = repetition.times[segment.file][frames].numpy()
             needed = law.needs(self._rates[segment.file])
             last = segment.stop if segment.period is not None else float(times[-1]) - needed
+            last = max(last, float(times[0])) if last > times[0] - 1e-9 * max(1.0, needed) else last
             room = times <= last if math.isfinite(needed) else np.zeros(len(times), dtype=bool)
             weights = repetition.weights[firsts[segment.file] + segment.first :][: segment.frames].numpy()
             latest = np.minimum(np.append(times[1:], segment.stop), last)

@@ -16,6 +16,7 @@ References:
 __all__ = ["HardDiscs"]
 
 import math
+import threading
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -28,6 +29,8 @@ Path = Float64[np.ndarray, "time disc 2"]
 Sizes = Float64[np.ndarray, "disc"]
 
 _TOLERANCE = 1e-9
+_LOCK = threading.Lock()
+"""Held while legs are added: clips are drawn by several threads."""
 _SLOWEST = 1e-12
 
 
@@ -106,12 +109,13 @@ class HardDiscs:
 
     def _legs(self, until: float, *, backward: bool) -> list[_Leg]:
         """The legs from time 0 to beyond ``until``, forwards or with all velocities turned round."""
-        legs = self._behind if backward else self._ahead
-        if not legs:
-            legs.append(self._leg(0.0, self.positions, -self.velocities if backward else self.velocities))
-        while legs[-1].start + legs[-1].duration <= until:
-            legs.append(self._after(legs[-1]))
-        return legs
+        with _LOCK:
+            legs = self._behind if backward else self._ahead
+            if not legs:
+                legs.append(self._leg(0.0, self.positions, -self.velocities if backward else self.velocities))
+            while legs[-1].start + legs[-1].duration <= until:
+                legs.append(self._after(legs[-1]))
+            return list(legs)
 
     def _leg(self, start: float, positions: Points, velocities: Points) -> _Leg:
         best: tuple[float, int, int, bool] = (math.inf, 0, 0, False)
