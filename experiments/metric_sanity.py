@@ -45,6 +45,7 @@ class Sanity:
     Arguments:
         seeds: Of the digit clips and of the damage.
         digits: Digit clips for each seed.
+        files: Real clips, evenly among those that are long enough.
         windows: Windows of each real clip for each seed.
         side: Pixels of real frames.
         frames: Frames of a clip.
@@ -54,7 +55,8 @@ class Sanity:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     digits: int = 32
-    windows: int = 2
+    files: int = 6
+    windows: int = 1
     side: int = 96
     frames: int = 8 * PERIOD + 1
     fps: float = 16.0
@@ -69,11 +71,11 @@ def recipe(scale: str) -> Sanity:
     """
     match scale:
         case "quick":
-            return Sanity(seeds=(0, 1), digits=4, windows=1, side=48)
+            return Sanity(seeds=(0, 1), digits=4, files=2, side=48)
         case "cpu":
             return Sanity(i3d=True)
         case "gpu":
-            return Sanity(seeds=(0, 1, 2, 3, 4), digits=128, windows=6, side=128, i3d=True)
+            return Sanity(seeds=(0, 1, 2, 3, 4), digits=128, files=100, windows=6, side=128, i3d=True)
         case _:
             raise ValueError(f"The scales are {', '.join(SCALES)}; got {scale!r}.")
 
@@ -266,6 +268,8 @@ def _real_clips(run: Sanity, data: Path) -> tuple[list[Video], list[str]]:
     """For each seed one batch of windows, spread evenly over every file that is long enough."""
     length = run.frames / run.fps
     entries = real_footage(data, least=length + 0.1)
+    step = max(1, len(entries) // run.files)
+    entries = entries[::step][: run.files]
     count = run.windows * len(run.seeds)
     batches: list[list[torch.Tensor]] = [[] for _ in run.seeds]
     times = time_grid(0.0, length, 1 / run.fps)
