@@ -262,6 +262,17 @@ def test_the_protocol_follows_the_files_and_says_what_it_cuts(tmp_path: Path) ->
         common_sets(fast, slow, Sampling(frames=30, fps=10.0))
 
 
+def test_a_frame_that_would_count_twice_is_told(tmp_path: Path) -> None:
+    """The last frame stays on screen, and frames at nearly the asked rate slip behind: neither goes unsaid."""
+    short, enough = (folder(tmp_path / str(count), range(1), count=count) for count in (15, 16))
+    with pytest.raises(ValueError, match=r"No clip on the reference side lasts 0\.6 s"):
+        common_sets(enough, short, Sampling(frames=16, fps=25.0))
+    assert common_sets(enough, enough, Sampling(frames=16, fps=25.0)).statements() == []
+    slow = folder(tmp_path / "slow", range(1), fps=29.97, count=40)
+    said = "\n".join(common_sets(slow, slow, Sampling(frames=30, fps=30.0)).statements())
+    assert "1 of 1 clips are resampled in time, from 29.97 frames per second; 1 are slower, so frames repeat" in said
+
+
 def test_frames_are_read_at_the_common_rate(tmp_path: Path) -> None:
     """At half the rate every other frame is read."""
     place = folder(tmp_path, range(1), fps=20.0, count=12)

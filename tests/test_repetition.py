@@ -464,6 +464,9 @@ def test_windows_too_long_for_every_segment_are_refused() -> None:
     assert len(UniqueWindows(merged, FixedRate(10.0, 10)).draw(Noise.batch(0, 3))) == 3
     with pytest.raises(ValueError, match="the longest lasts 1 s"):
         UniqueWindows(merged, FixedRate(10.0, 11))
+    for fps in (25.0, 30.0, 29.97, 60.0):
+        many = found(*(pictures(range(first, first + 10)) for first in (0, 20, 40)), fps=fps)
+        assert len(UniqueWindows(many, FixedRate(fps, 10)).draw(Noise.batch(0, 3))) == 3
     loop = found(pictures([*range(10)] * 2))
     assert len(UniqueWindows(loop, FixedRate(10.0, 25)).draw(Noise.batch(0, 1))[0].read) == 25
 

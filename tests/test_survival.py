@@ -157,6 +157,14 @@ def test_the_latest_and_the_best_stay(tmp_path: Path) -> None:
     assert again.newest() is None
 
 
+def test_a_value_that_is_no_number_is_never_the_best(tmp_path: Path) -> None:
+    store = Store(tmp_path, keep=1)
+    for step, value in enumerate([0.1, math.nan, 0.5, math.nan], start=1):
+        store.save(step, {"x": torch.zeros(2)}, {"step": step, "value": value})
+    assert [step_of(path) for path in store.paths] == [1, 4]
+    assert step_of(Store(tmp_path, keep=1).best) == 1
+
+
 def test_best_is_by_the_validation_of_averaged_weights(tmp_path: Path) -> None:
     network, found = build(), []
     values = iter([3.0, 1.0, 2.0, 5.0])

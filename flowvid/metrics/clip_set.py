@@ -11,6 +11,7 @@ __all__ = ["ClipProtocol", "ClipSet", "ClipSets", "Sampling", "common_sets", "re
 
 import dataclasses
 import json
+import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 _SIDES = ("generated", "reference")
 _SHORT_SIDE = 256
-_CLOSE = 0.25
+_EARLY = 5e-4
 _VERSION = 1
 
 
@@ -255,12 +256,11 @@ def _statements(side: ClipSet, protocol: ClipProtocol) -> list[str]:
         lines.append(
             f"{side.name}: {len(longer)} of {count} clips are longer; {sum(longer):.3g} of {total:.3g} s are cut off"
         )
-    rates = Counter(
-        f"{info.fps:.5g}" for info in side.infos if abs(info.fps / protocol.fps - 1) > _CLOSE / protocol.frames
-    )
+    shown = [(info, _shown(info, protocol)) for info in side.infos]
+    rates = Counter(f"{info.fps:.5g}" for info, numbers in shown if numbers != list(range(protocol.frames)))
     if rates:
-        slower = sum(info.fps < (1 - _CLOSE / protocol.frames) * protocol.fps for info in side.infos)
-        repeated = f"; {slower} are slower, so frames repeat" if slower else ""
+        repeating = sum(len(set(numbers)) < len(numbers) for _, numbers in shown)
+        repeated = f"; {repeating} are slower, so frames repeat" if repeating else ""
         lines.append(
             f"{side.name}: {rates.total()} of {count} clips are resampled in time, from {_listed(rates)} frames per "
             f"second{repeated}"
@@ -269,6 +269,11 @@ def _statements(side: ClipSet, protocol: ClipProtocol) -> list[str]:
     if sizes:
         lines.append(f"{side.name}: {sizes.total()} of {count} clips are scaled and cut, from {_listed(sizes)} pixels")
     return lines
+
+
+def _shown(info: FootageInfo, protocol: ClipProtocol) -> list[int]:
+    """Which frames are read, at the file's mean rate; a frame counts as shown from half a millisecond before it is."""
+    return [math.floor((time + _EARLY) * info.fps) for time in protocol.times]
 
 
 def _listed(values: Counter[str]) -> str:
