@@ -93,7 +93,9 @@ def test_what_is_not_idx_is_refused(tmp_path: Path, content: bytes, message: str
         read_idx(tmp_path / "a")
 
 
-@pytest.mark.parametrize("content", [b"not gzip", gzip.compress(idx(numbers(9, 9)))[:-12], gzip.compress(b"a", mtime=0)[:5]])
+@pytest.mark.parametrize(
+    "content", [b"not gzip", gzip.compress(idx(numbers(9, 9)))[:-12], gzip.compress(b"a", mtime=0)[:5]]
+)
 def test_what_cannot_be_unpacked_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(ValueError, match=r"Cannot unpack .*a\.gz"):
