@@ -123,7 +123,7 @@ class ProgressBar:
             self.bar = tqdm(total=steps, desc=f"{self.name:>22}", file=sys.stderr, initial=begun, dynamic_ncols=True)
         self.bar.update(step - self.bar.n)
         if loss is not None:
-            self.bar.set_postfix_str(f"loss {loss:.4f}, peak {_peak() / 2**20:.0f} MiB", refresh=False)
+            self.bar.set_postfix_str(f"{loss:.4f}, peak {_peak() / 2**20:.0f} MiB", refresh=False)
         if step == steps:
             self.bar.close()
 
