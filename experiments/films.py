@@ -11,7 +11,7 @@ from experiments.fill_in import EVERY
 from flowvid.data.footage.writers import write_video
 from flowvid.plot.film import Strip, film_strips, side_by_side
 from flowvid.train.checkpoint import load_tensors, save_tensors
-from flowvid.video import Video
+from flowvid.video import Video, from_bytes
 
 _ROWS = 3
 _ZOOM = 3
@@ -47,8 +47,7 @@ def draw_films(path: Path, folder: Path, name: str, *, fps: float) -> None:
     tensors, about = load_tensors(path)
     clips, methods, times = about["clips"], about["methods"], about["times"]
     strips = [
-        [Strip(method, tensors[f"{number} {method}"].float() / 127.5 - 1) for method in methods]
-        for number in range(len(clips))
+        [Strip(method, from_bytes(tensors[f"{number} {method}"])) for method in methods] for number in range(len(clips))
     ]
     shown = range(EVERY + 1)
     panels = [

@@ -27,7 +27,7 @@ from flowvid.train.checkpoint import load_tensors, save_tensors
 from flowvid.train.log import read_log
 from flowvid.train.loop import Optimisation, fit
 from flowvid.train.store import Store
-from flowvid.video import Trajectory, time_grid
+from flowvid.video import Trajectory, from_bytes, time_grid
 
 if TYPE_CHECKING:
     from flowvid.encoders.vae import PerceptualDistance
@@ -91,10 +91,10 @@ def train_real(
 
     def train_codec() -> None:
         def loss(noise: Noise) -> Tensor:
-            return codec.loss(_unpacked(pixels[noise.integers("frame", 0, len(pixels))]), noise, perceptual=distance)
+            return codec.loss(from_bytes(pixels[noise.integers("frame", 0, len(pixels))]), noise, perceptual=distance)
 
         learn("codec", codec, loss, run.codec)
-        codec.normalise(_unpacked(pixels[:: max(1, len(pixels) // 1024)]))
+        codec.normalise(from_bytes(pixels[:: max(1, len(pixels) // 1024)]))
 
     keep("codec", codec, train_codec)
     codec.requires_grad_(False)
@@ -125,7 +125,7 @@ class _Bank:
         """Some of the windows, by number."""
         if self._latents is None:
             parts = self._pixels.split(_CHUNK)
-            self._latents = torch.cat([self._codec.latents(_unpacked(part)) for part in parts])
+            self._latents = torch.cat([self._codec.latents(from_bytes(part)) for part in parts])
         index = self.starts[chosen][:, None] + torch.arange(self._length)
         return Trajectory(self._latents[index], time_grid(0.0, (self._length - 1) * self._run.frame, self._run.frame))
 
@@ -189,7 +189,3 @@ def _weighted(network: Lpips | None, weight: float) -> "PerceptualDistance | Non
     if network is None or not weight:
         return None
     return lambda one, other: weight * network(one, other)
-
-
-def _unpacked(pixels: Tensor) -> Tensor:
-    return pixels.float() / 127.5 - 1

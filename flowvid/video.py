@@ -5,7 +5,7 @@ so its times increase; a solved trajectory may run backward, and then its times 
 known before sampling. Prediction, interpolation and extension differ only there.
 """
 
-__all__ = ["Condition", "Trajectory", "Video", "as_times", "time_grid"]
+__all__ = ["Condition", "Trajectory", "Video", "as_times", "from_bytes", "time_grid"]
 
 import math
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float32, Float64, UInt8
 from torch import Tensor
 
 Times = Float64[Tensor, "time"]
@@ -69,6 +69,11 @@ def _check_layout(name: str, values: Tensor, times: Tensor, *, fits: bool, layou
         )
     if values.shape[1] != len(times):
         raise ValueError(f"{name} hold {values.shape[1]} moments but {len(times)} times were given; one time for each.")
+
+
+def from_bytes(pixels: UInt8[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+    """Pixels of 0..255 as frames in [-1, 1]."""
+    return pixels.float().div_(127.5).sub_(1)
 
 
 @dataclass(frozen=True, eq=False)

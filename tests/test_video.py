@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import config
 
-from flowvid.video import Condition, Trajectory, Video, as_times, time_grid
+from flowvid.video import Condition, Trajectory, Video, as_times, from_bytes, time_grid
 
 seconds = st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=1, max_size=20, unique=True).map(sorted)
 
@@ -181,3 +181,12 @@ def test_a_condition_gives_what_is_known_or_refuses() -> None:
     assert Condition(known).require() is known
     with pytest.raises(ValueError, match="holds none; give at least one"):
         Condition().require()
+
+
+def test_bytes_become_frames_from_end_to_end_and_stay_what_they_are() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8)
+    before = pixels.clone()
+    frames = from_bytes(pixels)
+    assert (frames[0].item(), frames[-1].item()) == (-1.0, 1.0)
+    assert torch.equal(((frames + 1) * 127.5).round().to(torch.uint8), before)
+    assert torch.equal(pixels, before)

@@ -37,7 +37,7 @@ from flowvid.noise import Noise
 from flowvid.train.loop import PLAIN, Execution, Optimisation, Progress, fit
 from flowvid.train.processes import Processes, local_device
 from flowvid.train.store import Store
-from flowvid.video import Trajectory, time_grid
+from flowvid.video import Trajectory, from_bytes, time_grid
 
 _MANY = 10
 _CALIBRATION = 64
@@ -275,4 +275,4 @@ def _parts(footage: Catalogue, run: FootageRun) -> tuple[Sequence[Piece], Sequen
 
 
 def _unpacked(batch: FootageBatch, device: str) -> Float[Tensor, "batch time 3 height width"]:
-    return batch.pixels.to(device).float() / 127.5 - 1
+    return from_bytes(batch.pixels.to(device))

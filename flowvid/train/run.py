@@ -28,7 +28,7 @@ from flowvid.train.loop import PLAIN, Execution, Progress, fit
 from flowvid.train.plan import Run
 from flowvid.train.processes import Processes, local_device
 from flowvid.train.store import Store
-from flowvid.video import Times, Trajectory
+from flowvid.video import Times, Trajectory, from_bytes
 
 _CHUNK = 64
 _NOT_OF_THE_CODEC = ("model", "scales", "reach", "width", "validation_clips")
@@ -102,7 +102,7 @@ def train_codec(
 
     def objective(noise: Noise) -> Tensor:
         chosen = noise.integers("frame", 0, len(pixels), device=device)
-        return network.loss(_unpacked(pixels[chosen]), noise)
+        return network.loss(from_bytes(pixels[chosen]), noise)
 
     def names(noise: Noise) -> list[str]:
         chosen = noise.integers("frame", 0, len(pixels)).tolist()
@@ -120,7 +120,7 @@ def train_codec(
         progress=progress,
     )
     stride = max(1, len(pixels) // 4096)
-    network.normalise(_unpacked(pixels[::stride]))
+    network.normalise(from_bytes(pixels[::stride]))
     _finish(path, network.requires_grad_(False), {"kind": "codec", "run": asdict(run), "seconds": seconds})
     return Saved(network, run, seconds)
 
@@ -264,7 +264,3 @@ def _frames(run: Run, device: str) -> Tensor:
         frames = render_clips(chosen, run.times).frames.flatten(0, 1)
         parts.append(((frames + 1) * 127.5).round().to(torch.uint8))
     return torch.cat(parts).to(device)
-
-
-def _unpacked(pixels: Tensor) -> Tensor:
-    return pixels.float() / 127.5 - 1

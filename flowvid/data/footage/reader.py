@@ -36,7 +36,7 @@ from flowvid.data.footage.find import find_footage
 from flowvid.data.footage.frame_index import BrokenFootage
 from flowvid.data.footage.frame_pixels import display_size, draw_frame, has_alpha, orientation_of
 from flowvid.data.footage.frame_source import FrameSource, PictureSource, VideoSource
-from flowvid.video import Video, as_times
+from flowvid.video import Video, as_times, from_bytes
 
 _DEFAULT_FPS = 25.0
 _SLACK = 5e-4
@@ -304,4 +304,4 @@ def catalogue(
 
 def as_video(pixels: UInt8[Tensor, "batch time 3 height width"], times: Sequence[float] | Tensor) -> Video:
     """Pixels of 0..255 as frames in [-1, 1] with their times."""
-    return Video(pixels.float().div_(127.5).sub_(1).contiguous(), as_times(times))
+    return Video(from_bytes(pixels).contiguous(), as_times(times))
