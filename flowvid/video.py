@@ -5,11 +5,12 @@ so its times increase; a solved trajectory may run backward, and then its times 
 known before sampling. Prediction, interpolation and extension differ only there.
 """
 
-__all__ = ["Condition", "Trajectory", "Video", "as_times", "from_bytes", "time_grid"]
+__all__ = ["Condition", "Said", "Text", "Trajectory", "Video", "as_text", "as_times", "from_bytes", "time_grid"]
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -158,18 +159,85 @@ class Trajectory:
         return nearest
 
 
-@dataclass(frozen=True, eq=False)
-class Condition:
-    """What is known of a video before it is sampled: states at given times.
-
-    Two context frames make a prediction task, a first and a last frame an interpolation task, a prefix an
-    extension task. Models say which conditions they can answer.
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Words about a video.
 
     Arguments:
-        known: The known states; None when nothing is known.
+        words: A caption.
+        time: The moment it describes, in seconds; None: the video as a whole.
+
+    Raises:
+        ValueError: The words are no string, or the time is not finite.
+    """
+
+    words: str
+    time: float | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.words, str):
+            raise ValueError(f"A caption is a string; got {self.words!r}.")
+        if self.time is not None and not math.isfinite(self.time):
+            raise ValueError(f"A caption belongs to a finite time in seconds or to none; got {self.time} s.")
+
+
+Text = tuple[tuple[Said, ...], ...]
+"""What is said of every sample: one caption, several with times, or none."""
+
+
+def as_text(texts: Sequence[Any]) -> Text:
+    """What is said of every sample, from one entry for each.
+
+    An entry is a string; a (seconds, string) pair as `timed_captions` gives them; a `Said`; a sequence of such; or
+    None, where nothing is said.
+
+    Raises:
+        ValueError: An entry is none of these, or all is one string.
+    """
+    if isinstance(texts, str):
+        raise ValueError(f"Text needs one entry for each sample; got the string {texts!r}. Write [{texts!r}].")
+    return tuple(_said(entry) for entry in texts)
+
+
+def _said(entry: Any) -> tuple[Said, ...]:
+    if entry is None:
+        return ()
+    if isinstance(entry, Said):
+        return (entry,)
+    if isinstance(entry, str):
+        return (Said(entry),)
+    if isinstance(entry, Sequence):
+        if len(entry) == 2 and isinstance(entry[0], float | int) and isinstance(entry[1], str):
+            return (Said(entry[1], float(entry[0])),)
+        return tuple(said for part in entry for said in _said(part))
+    raise ValueError(f"A sample's text is a string, (seconds, string) pairs, or None; got {entry!r}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Condition:
+    """What is known of a video before it is sampled: states at given times, and words.
+
+    Two context frames make a prediction task, a first and a last frame an interpolation task, a prefix an
+    extension task, words alone text-to-video. Models say which conditions they can answer.
+
+    Arguments:
+        known: The known states; None when no state is known.
+        text: What is said of every sample, in any form that `as_text` takes; None when nothing is said.
+
+    Raises:
+        ValueError: The text has no such form, or not one entry for each sample of the known states.
     """
 
     known: Trajectory | None = field(default=None)
+    text: Any = field(default=None)
+
+    def __post_init__(self) -> None:
+        if self.text is None:
+            return
+        text = as_text(self.text)
+        if self.known is not None and len(text) != len(self.known):
+            raise ValueError(f"Text needs one entry for each of the {len(self.known)} samples; got {len(text)}.")
+        object.__setattr__(self, "text", text)
 
     def require(self) -> Trajectory:
         """The known states, or a clear refusal.
@@ -180,3 +248,13 @@ class Condition:
         if self.known is None:
             raise ValueError("This model starts from known frames, but the condition holds none; give at least one.")
         return self.known
+
+    def states_only(self) -> Trajectory:
+        """The known states of a condition for a model that does not read.
+
+        Raises:
+            ValueError: No state is known, or something is said.
+        """
+        if self.text is not None:
+            raise ValueError("This model does not read text; leave it out, or use a model with a text encoder.")
+        return self.require()

@@ -25,7 +25,7 @@ class CopyLast(VideoModel):
     ) -> Solution:
         """See `VideoModel.sample`."""
         refuse_solver(self, solver)
-        known, wanted = condition.require(), as_times(times)
+        known, wanted = condition.states_only(), as_times(times)
         index = (torch.searchsorted(known.times, wanted + 1e-9) - 1).clamp(min=0)
         return Solution(Trajectory(known.states[:, index], wanted), 0, 0)
 
@@ -43,7 +43,7 @@ class LinearBlend(VideoModel):
     ) -> Solution:
         """See `VideoModel.sample`."""
         refuse_solver(self, solver)
-        known, wanted = condition.require(), as_times(times)
+        known, wanted = condition.states_only(), as_times(times)
         right = torch.searchsorted(known.times, wanted - 1e-9).clamp(max=len(known.times) - 1)
         left = (right - 1).clamp(min=0)
         width = (known.times[right] - known.times[left]).clamp(min=1e-12)

@@ -149,7 +149,7 @@ class RecursiveBisection(LearnedModel):
     ) -> Solution:
         """States between known ones; see `VideoModel.sample`. Bisection cannot extrapolate."""
         refuse_solver(self, solver)
-        known = condition.require()
+        known = condition.states_only()
         around = Surroundings(condition, gap=self.frame)
         first = around.start
         states = torch.stack([around.state(index) for index in range(first, len(around.times))], dim=1)

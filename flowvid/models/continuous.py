@@ -199,7 +199,7 @@ class MultiScale(LearnedModel):
         solver = refuse_solver(self, solver)
         if weights not in WEIGHTS:
             raise ValueError(f"The weights are {', '.join(WEIGHTS)}; got {weights!r}.")
-        known, points = condition.require(), as_times(times).tolist()
+        known, points = condition.states_only(), as_times(times).tolist()
         around = Surroundings(condition, gap=self.frame)
         if len(around.times) == 1 and not around.moving[0]:
             raise ValueError(

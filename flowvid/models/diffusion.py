@@ -14,7 +14,6 @@ References:
 __all__ = ["ClipDiffusion"]
 
 import math
-import re
 from collections.abc import Sequence
 
 import torch
@@ -25,13 +24,14 @@ from flowvid.denoise.denoiser import Denoiser
 from flowvid.denoise.predictions import add_noise, target
 from flowvid.dynamics.drift import clock
 from flowvid.models.frames import check_clips, draw_distance, not_known, take
+from flowvid.models.samplers import flow_solver, flow_solvers
 from flowvid.models.video_model import LearnedModel
 from flowvid.networks.trunk import Trunk
 from flowvid.networks.whole_batch import whole_batch_mean
 from flowvid.noise import Noise
 from flowvid.solve.solution import Solution
-from flowvid.solve.solver import Method, Solver
-from flowvid.solvers import make_solver, solve, solver_methods
+from flowvid.solve.solver import Solver
+from flowvid.solvers import solve
 from flowvid.video import Condition, Trajectory, as_times
 
 _CLOSE = 1e-6
@@ -68,8 +68,7 @@ class ClipDiffusion(LearnedModel):
     @property
     def solvers(self) -> tuple[str, ...]:
         """DDIM and its few-step rivals, with N steps or the model's own number; any ODE solver on the v-field too."""
-        offered = _offered()
-        return (*offered, *(f"{name}-N" for name, method in offered.items() if not method.adaptive))
+        return flow_solvers()
 
     def prepare(self, trajectory: Trajectory) -> None:
         """Check the clips; latents are normalised already.
@@ -121,8 +120,8 @@ class ClipDiffusion(LearnedModel):
         self, condition: Condition, times: Sequence[float], noise: Noise, *, solver: str | None = None
     ) -> Solution:
         """States on the frame grid of the known frames, linear between; see `VideoModel.sample`."""
-        sampler = self._sampler(solver)
-        known, wanted = condition.require(), as_times(times)
+        sampler = flow_solver(solver, steps=self.steps)
+        known, wanted = condition.states_only(), as_times(times)
         first = known.times[0].item()
         if wanted[0] < first - _CLOSE:
             raise ValueError(
@@ -182,17 +181,6 @@ class ClipDiffusion(LearnedModel):
         end = 1 + draw_distance(noise, "future", self.window - 2, device)[:, None]
         return (number == 1) | ((number == 0) & ~lone) | ((number == end) & bounded)
 
-    def _sampler(self, solver: str | None) -> Solver:
-        """The solver of a name, with the number of steps that may follow it."""
-        offered, name, steps = _offered(), solver or "ddim", self.steps
-        stated = re.fullmatch("(.+)-([1-9][0-9]*)", name)
-        if name not in offered and stated is not None:
-            name, steps = stated[1], int(stated[2])
-        if name not in offered or (offered[name].adaptive and steps != self.steps):
-            known = ", ".join(self.solvers)
-            raise ValueError(f"ClipDiffusion knows the solvers {known}, with N steps, N >= 1; got {solver!r}.")
-        return make_solver(name) if offered[name].adaptive else make_solver(name, substeps=steps)
-
     def _number(self, offset: float) -> int:
         number = round(offset / self.frame)
         if abs(number * self.frame - offset) > _CLOSE or number >= self.window:
@@ -201,12 +189,6 @@ class ClipDiffusion(LearnedModel):
                 f"one lies {offset} s after it."
             )
         return number
-
-
-def _offered() -> dict[str, Method]:
-    """Solvers of a probability flow by name, DDIM first."""
-    families = {name: method for name, method in solver_methods().items() if method.family in ("denoising", "ode")}
-    return dict(sorted(families.items(), key=lambda pair: pair[1].family != "denoising"))
 
 
 def _linear(grid: Float[Tensor, "batch time channel height width"], positions: Tensor) -> Tensor:

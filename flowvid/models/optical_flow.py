@@ -191,7 +191,7 @@ class _Pair:
 
 def _frames(condition: Condition) -> Trajectory:
     """The known states, if they are images."""
-    known = condition.require()
+    known = condition.states_only()
     shape = tuple(known.states.shape)
     if len(shape) != 5 or shape[2] not in (1, 3):
         raise ValueError(

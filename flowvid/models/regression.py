@@ -102,7 +102,7 @@ class DirectRegression(LearnedModel):
     ) -> Solution:
         """Every time directly from the latest known state before it; see `VideoModel.sample`."""
         refuse_solver(self, solver)
-        known = condition.require()
+        known = condition.states_only()
         around = Surroundings(condition, gap=self.frame)
         points = as_times(times).tolist()
         wanted = not_known(points, known)

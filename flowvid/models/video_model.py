@@ -4,7 +4,7 @@ A method that learns measures its units on data before training (`prepare`), has
 from the trained network in closed form afterwards (`finish`). Tasks differ only in the condition.
 """
 
-__all__ = ["LearnedModel", "VideoModel", "refuse_solver"]
+__all__ = ["LearnedModel", "ReadingModel", "VideoModel", "refuse_solver"]
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from flowvid.data.model_files import ModelFiles
+from flowvid.encoders.text import TextEncoder, TextTokens
 from flowvid.noise import Noise
 from flowvid.solve.solution import Solution
 from flowvid.video import Condition, Trajectory
@@ -56,6 +57,25 @@ class LearnedModel(VideoModel, ModelFiles, nn.Module, ABC):
 
     def finish(self, trajectory: Trajectory) -> None:
         """Fit what follows from the trained network in closed form, on validation trajectories."""
+
+
+class ReadingModel(LearnedModel, ABC):
+    """A learned model that may be told words beside states."""
+
+    text_encoder: TextEncoder | None
+
+    @abstractmethod
+    def loss(self, trajectory: Trajectory, noise: Noise, *, text: TextTokens | None = None) -> Float[Tensor, ""]:
+        """The training loss; see `LearnedModel.loss`.
+
+        Arguments:
+            trajectory: Evenly spaced trajectories.
+            noise: All randomness.
+            text: What is said of each, as tokens of the model's own encoder; None: nothing.
+
+        Raises:
+            ValueError: The model has no text encoder but something is said.
+        """
 
 
 def refuse_solver(model: VideoModel, solver: str | None) -> str:
