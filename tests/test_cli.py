@@ -25,6 +25,7 @@ OPTIONS = {
         "batch": "64",
         "width": "48",
         "seed": "0",
+        "world": "digits",
         "motion": "flight",
         "digits": "1",
         "precision": "no",

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flowvid.data.worlds.clips import FAMILIES, Clip, World, clip_positions, has_event, render_clips
+from flowvid.data.worlds.clips import FAMILIES, Clip, World, clip_positions, render_clips
 from flowvid.data.worlds.digits import SPLITS, ink_box, load_glyphs
 from flowvid.data.worlds.motions import Flight, Orbit, Spin
+from flowvid.data.worlds.scene import has_event
 from flowvid.video import time_grid
 
 IRREGULAR = [0.0, 0.1, 1 / 3, 1.0, math.sqrt(2), 2.71828, 4.5, 6.0]

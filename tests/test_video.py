@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import config
 
-from flowvid.video import Condition, Trajectory, Video, as_times, from_bytes, time_grid
+from flowvid.video import Condition, Said, Trajectory, Video, as_text, as_times, from_bytes, time_grid
 
 seconds = st.lists(st.floats(-1e6, 1e6, allow_nan=False), min_size=1, max_size=20, unique=True).map(sorted)
 
@@ -190,3 +191,38 @@ def test_bytes_become_frames_from_end_to_end_and_stay_what_they_are() -> None:
     assert (frames[0].item(), frames[-1].item()) == (-1.0, 1.0)
     assert torch.equal(((frames + 1) * 127.5).round().to(torch.uint8), before)
     assert torch.equal(pixels, before)
+
+
+def test_text_is_one_entry_for_each_sample_in_any_of_its_forms() -> None:
+    said = as_text(["a", None, (1.5, "b"), [(0, "c"), (2.0, "d")], Said("e"), ["f", Said("g", 3.0)], []])
+    assert said == (
+        (Said("a"),),
+        (),
+        (Said("b", 1.5),),
+        (Said("c", 0.0), Said("d", 2.0)),
+        (Said("e"),),
+        (Said("f"), Said("g", 3.0)),
+        (),
+    )
+    assert as_text(said) == said
+    assert Condition(text=["a", (1.0, "b")]).text == as_text(["a", (1.0, "b")])
+
+
+@pytest.mark.parametrize("wrong", ["one string", [3], [(1.0, 2.0)], [{"a": 1}], [[("now", "a"), 4]]], ids=str)
+def test_what_is_no_text_is_refused(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="text|Text"):
+        as_text(wrong)
+
+
+def test_words_belong_to_finite_times() -> None:
+    with pytest.raises(ValueError, match="finite time"):
+        Said("a", math.inf)
+
+
+def test_a_condition_has_one_text_for_each_sample_and_models_that_do_not_read_refuse_it() -> None:
+    known = Trajectory(torch.zeros(2, 1, 3), torch.tensor([0.0], dtype=torch.float64))
+    with pytest.raises(ValueError, match="each of the 2 samples"):
+        Condition(known, ["only one"])
+    with pytest.raises(ValueError, match="does not read text"):
+        Condition(known, ["one", "two"]).states_only()
+    assert Condition(known).states_only() is known

@@ -41,7 +41,7 @@ def add(commands: Subparsers) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from flowvid.data.footage.writers import write_video
-    from flowvid.data.worlds.clips import render_clips
+    from flowvid.data.worlds.scene import render_scenes
     from flowvid.noise import Noise
     from flowvid.train.run import load_codec, load_model
     from flowvid.video import Condition, Trajectory
@@ -50,9 +50,9 @@ def _run(options: argparse.Namespace) -> None:
     run = saved.run
     codec = load_codec(options.codec or options.model.with_name("codec.safetensors"), device=options.device).network
     known = options.known or [-run.frame, 0.0]
-    clip = run.world.clip(options.clip, options.split)
+    clips = run.world.clips([options.clip], options.split)
     with torch.no_grad():
-        frames = render_clips([clip], known)
+        frames = render_scenes(clips, known)
         given = codec.latents(frames.frames[0].to(options.device))[None]
         start = time.perf_counter()
         solution = saved.network.sample(

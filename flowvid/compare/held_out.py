@@ -26,6 +26,7 @@ from torch import Tensor
 from flowvid.compare.consistency import seam_levels
 from flowvid.compare.measure import Bench, condition, digit_classifier, known_times, measure, sample, task_frames
 from flowvid.compare.methods import TASKS, Method
+from flowvid.data.worlds.clips import Clip
 from flowvid.data.worlds.describe import describe
 from flowvid.metrics.distortion import mean_squared_error, over_samples, psnr, ssim
 from flowvid.metrics.diversity import best_of, pairwise_distance
@@ -150,7 +151,11 @@ def _captions(trial: _Trial, reasons: dict[str, str]) -> dict[str, dict[str, flo
     if len(times) < 5:
         reasons["captions"] = f"they are read from at least 5 frames; the task has {len(times)}"
         return {}
-    reader = DigitReader(digit_classifier(clips[0].scale), len(clips[0].labels))
+    first = clips[0]
+    if not isinstance(first, Clip):
+        reasons["captions"] = "the reader knows digits only"
+        return {}
+    reader = DigitReader(digit_classifier(first.scale), len(first.labels))
     said = [describe(clip, times[0], times[-1]) for clip in clips]
     truth = trial.bench.truth(times)
     shown = {

@@ -28,8 +28,10 @@ from torch import Tensor
 
 from flowvid.compare.consistency import semigroup_levels
 from flowvid.compare.methods import Method
-from flowvid.data.worlds.clips import Clip, World, clip_positions, has_event, render_clips
+from flowvid.data.worlds.clips import Clip
+from flowvid.data.worlds.families import AnyWorld
 from flowvid.data.worlds.motions import Spin
+from flowvid.data.worlds.scene import Scene, has_event, render_scenes, scene_positions
 from flowvid.encoders.codec import Codec
 from flowvid.metrics.cost import cost, median_seconds
 from flowvid.metrics.distortion import mean_squared_error, psnr, ssim
@@ -71,17 +73,17 @@ class Bench:
 
     run: Run
     codec: Codec
-    clips: list[Clip]
+    clips: Sequence[Scene]
     noise: Noise
     latents: Trajectory
     _memory: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     @torch.no_grad()
-    def of(run: Run, codec: Codec, split: str, *, clips: int, device: str, world: World | None = None) -> "Bench":
+    def of(run: Run, codec: Codec, split: str, *, clips: int, device: str, world: AnyWorld | None = None) -> "Bench":
         """Clips number 0, 1, ... of a split, of the run's world or of another one."""
         chosen = (world or run.world).clips(range(clips), split)
-        frames = render_clips(chosen, time_grid(-run.frame, run.horizon, run.frame)).frames.to(device)
+        frames = render_scenes(chosen, time_grid(-run.frame, run.horizon, run.frame)).frames.to(device)
         video = Video(frames, time_grid(-run.frame, run.horizon, run.frame))
         return Bench(run, codec, chosen, Noise.of(range(clips)).fold("sampling"), codec.encode(video))
 
@@ -94,7 +96,7 @@ class Bench:
         """True positions: in closed form for one digit; of several digits, the centroid of their true frames."""
 
         def find() -> Tensor:
-            positions = clip_positions(self.clips, times)
+            positions = scene_positions(self.clips, times)
             return positions[:, :, 0] if positions.shape[2] == 1 else centroid(self.truth(times)).cpu()
 
         return self._remembered(("positions", *map(float, times)), find)
@@ -103,7 +105,7 @@ class Bench:
         """True frames, on the device of the latents."""
 
         def draw() -> Video:
-            video = render_clips(self.clips, times)
+            video = render_scenes(self.clips, times)
             return Video(video.frames.to(self.latents.states.device), video.times)
 
         return self._remembered(("truth", *map(float, times)), draw)
@@ -212,11 +214,12 @@ def measure(bench: Bench, method: Method | None, models: dict[str, VideoModel], 
 
 def _identity(bench: Bench, video: Video) -> float | None:
     """How surely every other frame shows the digit that its clip shows."""
-    if any(len(clip.labels) > 1 or isinstance(clip.motions[0], Spin) for clip in bench.clips):
+    digits = [clip for clip in bench.clips if isinstance(clip, Clip) and len(clip.labels) == 1]
+    if len(digits) < len(bench.clips) or any(isinstance(clip.motions[0], Spin) for clip in digits):
         return None
-    labels = [clip.labels[0] for clip in bench.clips]
+    labels = [clip.labels[0] for clip in digits]
     every = Video(video.frames[:, ::2], video.times[::2])
-    return float(identity_kept(every, labels, digit_classifier(bench.clips[0].scale)).mean())
+    return float(identity_kept(every, labels, digit_classifier(digits[0].scale)).mean())
 
 
 def _heartbeat(bench: Bench, video: Video) -> float | None:

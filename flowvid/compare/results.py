@@ -17,6 +17,9 @@ from flowvid.compare.measure import Bench, error_by_frame, measure, measure_cost
 from flowvid.compare.methods import CHOSEN, TASKS, Method
 from flowvid.compare.study import Stage, Study, train_study
 from flowvid.data.files import write_json
+from flowvid.data.worlds.balls import BallWorld
+from flowvid.data.worlds.clips import World
+from flowvid.data.worlds.families import AnyWorld
 from flowvid.encoders.codec import Codec
 from flowvid.models.video_model import LearnedModel, VideoModel
 from flowvid.train.run import Saved
@@ -122,9 +125,12 @@ def _rows(
 ) -> list[dict[str, Any]]:
     """All measurements of one seed; methods that differ in their weights alone cost the same and are timed once."""
     run, world = study.run, study.run.world
+    worlds: dict[str, AnyWorld] = {"test": world}
+    if isinstance(world, World | BallWorld):
+        worlds |= {"slower": world.slower(), "faster": world.faster()}
     benches = {
         name: Bench.of(run, codec.network, "test", clips=study.test_clips, device=device, world=of)
-        for name, of in (("test", world), ("slower", world.slower()), ("faster", world.faster()))
+        for name, of in worlds.items()
     }
     everything = study.methods
     jobs: list[tuple[str, str, Method | None]] = []

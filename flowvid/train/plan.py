@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flowvid.data.worlds.clips import World
+from flowvid.data.worlds.families import AnyWorld, world_of
 from flowvid.train.options import Optimisation
 from flowvid.video import Times, time_grid
 
@@ -33,7 +34,7 @@ class Run:
             the codec or the trunk cannot have.
     """
 
-    world: World = field(default_factory=World)
+    world: AnyWorld = field(default_factory=World)
     frame: float = 0.125
     clip_frames: int = 50
     clips: int = 1024
@@ -75,7 +76,6 @@ class Run:
     def of(description: dict[str, Any]) -> "Run":
         """The run of a description, as it is stored beside weights."""
         parts = dict(description)
-        world: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in parts["world"].items()}
-        parts["world"] = World(**world)
+        parts["world"] = world_of(parts["world"])
         parts |= {name: Optimisation(**parts[name]) for name in ("codec", "model")}
         return Run(**parts)

@@ -6,29 +6,33 @@ checkpoints. What exists and matches is loaded, what is half done is continued, 
 refused. Many processes may call these functions alike; the first one writes.
 """
 
-__all__ = ["Run", "Saved", "latents", "load_codec", "load_model", "train_codec", "train_model"]
+__all__ = ["Run", "Saved", "captions", "latents", "load_codec", "load_model", "train_codec", "train_model"]
 
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from flowvid.data.worlds.clips import render_clips
+from flowvid.data.worlds.describe import describe
+from flowvid.data.worlds.families import world_channels
+from flowvid.data.worlds.scene import render_scenes
 from flowvid.encoders.autoencoder import Autoencoder
 from flowvid.encoders.codec import Codec
+from flowvid.encoders.text import TextTokens
 from flowvid.models.rivals import build_rival
-from flowvid.models.video_model import LearnedModel
+from flowvid.models.video_model import LearnedModel, ReadingModel
 from flowvid.noise import Noise
 from flowvid.train.checkpoint import load_tensors, save_tensors
 from flowvid.train.loop import PLAIN, Execution, Progress, fit
 from flowvid.train.plan import Run
 from flowvid.train.processes import Processes, local_device
 from flowvid.train.store import Store
-from flowvid.video import Times, Trajectory, from_bytes
+from flowvid.video import Text, Times, Trajectory, as_text, from_bytes
 
 _CHUNK = 64
 _NOT_OF_THE_CODEC = ("model", "scales", "reach", "width", "validation_clips")
@@ -67,9 +71,16 @@ def latents(run: Run, codec: Codec, split: str, times: Times, *, clips: int, dev
     with torch.no_grad():
         for first in range(0, clips, _CHUNK):
             chosen = run.world.clips(range(first, min(first + _CHUNK, clips)), split)
-            frames = render_clips(chosen, times).frames.to(device)
+            frames = render_scenes(chosen, times).frames.to(device)
             parts.append(codec.latents(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]))
     return Trajectory(torch.cat(parts), times)
+
+
+def captions(run: Run, split: str, *, clips: int) -> Text:
+    """What clips number 0, 1, ... of a split do from their first frame after the context to their last, in words."""
+    stop = run.times[-1].item()
+    scenes = run.world.clips(range(clips), split)
+    return as_text([str(describe(scene, 0.0, stop)) for scene in scenes])
 
 
 def train_codec(
@@ -97,7 +108,7 @@ def train_codec(
         return load_codec(path, run=run, device=device)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(run.codec.seed)
-        network = Autoencoder(1, channels=run.channels, width=run.codec_width).to(device)
+        network = Autoencoder(world_channels(run.world), channels=run.channels, width=run.codec_width).to(device)
     pixels = _frames(run, device)
 
     def objective(noise: Noise) -> Tensor:
@@ -131,6 +142,7 @@ def train_model(
     bank: Callable[[str], Trajectory],
     folder: Path,
     *,
+    text: Callable[[str], Text] | None = None,
     device: str = "cpu",
     execution: Execution = PLAIN,
     progress: Progress | None = None,
@@ -142,6 +154,7 @@ def train_model(
         run: The run.
         bank: Latents by split, asked only when training is needed.
         folder: Where its files live.
+        text: What is said of the clips of a split, for a model that reads; `captions` by default.
         device: Where to train; with many processes on GPUs each takes its own.
         execution: How training is carried out.
         progress: Is told how far training is.
@@ -155,10 +168,14 @@ def train_model(
     network = _build(name, run).to(device)
     data = bank("train")
     network.prepare(data)
+    told = _tokens(network, text or partial(captions, run, clips=len(data)), device)
 
     def objective(noise: Noise) -> Tensor:
         chosen = noise.integers("clip", 0, len(data), device=device)
-        return network.loss(Trajectory(data.states[chosen], data.times), noise)
+        clips = Trajectory(data.states[chosen], data.times)
+        if told is None or not isinstance(network, ReadingModel):
+            return network.loss(clips, noise)
+        return network.loss(clips, noise, text=told.rows(chosen))
 
     def names(noise: Noise) -> list[str]:
         return [f"clip {index}" for index in noise.integers("clip", 0, len(data)).tolist()]
@@ -187,7 +204,7 @@ def load_codec(path: Path, *, run: Run | None = None, device: str = "cpu") -> Sa
     """
     tensors, description = load_tensors(path, device=device)
     found = _checked(path, description, ("codec",), run, _NOT_OF_THE_CODEC)
-    network = Autoencoder(1, channels=found.channels, width=found.codec_width).to(device)
+    network = Autoencoder(world_channels(found.world), channels=found.channels, width=found.codec_width).to(device)
     _fill(network, tensors, path)
     return Saved(network.requires_grad_(False), found, description["seconds"])
 
@@ -212,6 +229,13 @@ def _finish(path: Path, network: Codec | LearnedModel, description: Mapping[str,
         save_tensors(path, network.state_dict(), description)
         Store(path.with_suffix("")).clear()
     processes.wait()
+
+
+def _tokens(network: LearnedModel, text: Callable[[str], Text], device: str) -> TextTokens | None:
+    """What is said of all training clips, for a model that reads."""
+    if not isinstance(network, ReadingModel) or network.text_encoder is None:
+        return None
+    return network.text_encoder.tokens(text("train")).to(device)
 
 
 def _build(name: str, run: Run) -> LearnedModel:
@@ -261,6 +285,6 @@ def _frames(run: Run, device: str) -> Tensor:
     parts = []
     for first in range(0, run.clips, _CHUNK):
         chosen = run.world.clips(range(first, min(first + _CHUNK, run.clips)), "train")
-        frames = render_clips(chosen, run.times).frames.flatten(0, 1)
+        frames = render_scenes(chosen, run.times).frames.flatten(0, 1)
         parts.append(((frames + 1) * 127.5).round().to(torch.uint8))
     return torch.cat(parts).to(device)

@@ -13,7 +13,7 @@ amplitude that fits. Orbit: likewise with the radius, and a sense. Pendulum: 0.4
 the widest arc that fits, frequency, phase, and damping of 0 to 0.2 per second; its glyph stays upright.
 """
 
-__all__ = ["FAMILIES", "Clip", "World", "clip_positions", "has_event", "render_clips"]
+__all__ = ["FAMILIES", "Clip", "World", "clip_positions", "render_clips"]
 
 import dataclasses
 import math
@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from flowvid.data.worlds.digits import SPLITS, Glyphs, ink_box, ink_radius, load_glyphs, render
@@ -248,11 +248,6 @@ def clip_positions(clips: Sequence[Clip], times: Seconds) -> Float64[Tensor, "ba
         raise ValueError(f"A batch needs clips of one canvas, scale and number of digits; {found}.")
     times = as_times(times)
     return torch.stack([clip.positions(times) for clip in clips])
-
-
-def has_event(clips: Sequence[Clip], start: float, stop: float) -> Bool[Tensor, "batch"]:
-    """Which clips hold a jump of velocity in [start, stop] seconds."""
-    return torch.tensor([len(clip.events(start, stop)) > 0 for clip in clips], dtype=torch.bool)
 
 
 def _between(bounds: tuple[float, float], draw: float) -> float:

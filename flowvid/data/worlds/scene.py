@@ -5,13 +5,13 @@ told, at whatever times are asked for. Models see the frames only; metrics and c
 and pendulums are scenes, and so is anything else with these methods.
 """
 
-__all__ = ["Scene", "Scenes", "check_split", "render_scenes", "scene_positions"]
+__all__ = ["Scene", "Scenes", "check_split", "has_event", "render_scenes", "scene_positions"]
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Bool, Float32, Float64
 from torch import Tensor
 
 from flowvid.data.worlds.clips import Clip, render_clips
@@ -108,6 +108,11 @@ def scene_positions(scenes: Sequence[Scene], times: Seconds) -> Float64[Tensor, 
     if len(counts) != 1:
         raise ValueError(f"A batch needs scenes with one number of objects; got numbers {counts}.")
     return torch.stack(positions)
+
+
+def has_event(scenes: Sequence[Scene], start: float, stop: float) -> Bool[Tensor, "batch"]:
+    """Which scenes hold a jump of velocity in [start, stop] seconds."""
+    return torch.tensor([len(scene.events(start, stop)) > 0 for scene in scenes], dtype=torch.bool)
 
 
 def check_split(split: str) -> None:
