@@ -5,13 +5,11 @@ __all__ = ["draw_films", "save_films"]
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 from experiments.fill_in import EVERY
 from flowvid.data.footage.writers import write_video
 from flowvid.plot.film import Strip, film_strips, side_by_side
 from flowvid.train.checkpoint import load_tensors, save_tensors
-from flowvid.video import Video, from_bytes
+from flowvid.video import Video, from_bytes, to_bytes
 
 _ROWS = 3
 _ZOOM = 3
@@ -26,7 +24,7 @@ def save_films(path: Path, films: Mapping[str, Mapping[str, Video]], *, names: S
         names: The clips, in order.
     """
     tensors = {
-        f"{names.index(clip)} {method}": ((video.frames[0] + 1) * 127.5).round().to(torch.uint8)
+        f"{names.index(clip)} {method}": to_bytes(video.frames[0])
         for clip, answers in films.items()
         for method, video in answers.items()
     }

@@ -16,6 +16,7 @@ from torch import Tensor
 from flowvid.data.worlds.clips import Clip, World
 from flowvid.data.worlds.digits import load_glyphs
 from flowvid.data.worlds.motions import Orbit
+from flowvid.video import to_bytes
 
 _HALF_DAY = 12 * 3600.0
 
@@ -109,7 +110,7 @@ def mixture(first: Footing, second: Footing) -> Footing:
 
 
 def _pixels(frames: Tensor) -> UInt8[Tensor, "frame 3 height width"]:
-    return ((frames + 1) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1).contiguous()
+    return to_bytes(frames).expand(-1, 3, -1, -1).contiguous()
 
 
 def _plane(side: int) -> tuple[np.ndarray, np.ndarray]:

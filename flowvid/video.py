@@ -5,7 +5,18 @@ so its times increase; a solved trajectory may run backward, and then its times 
 known before sampling. Prediction, interpolation and extension differ only there.
 """
 
-__all__ = ["Condition", "Said", "Text", "Trajectory", "Video", "as_text", "as_times", "from_bytes", "time_grid"]
+__all__ = [
+    "Condition",
+    "Said",
+    "Text",
+    "Trajectory",
+    "Video",
+    "as_text",
+    "as_times",
+    "from_bytes",
+    "time_grid",
+    "to_bytes",
+]
 
 import math
 from collections.abc import Sequence
@@ -75,6 +86,11 @@ def _check_layout(name: str, values: Tensor, times: Tensor, *, fits: bool, layou
 def from_bytes(pixels: UInt8[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
     """Pixels of 0..255 as frames in [-1, 1]."""
     return pixels.float().div_(127.5).sub_(1)
+
+
+def to_bytes(frames: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+    """Frames in [-1, 1] as pixels of 0..255, rounded to the nearest; what lies outside is clipped."""
+    return frames.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
 
 
 @dataclass(frozen=True, eq=False)

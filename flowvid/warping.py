@@ -30,6 +30,8 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 from torch.nn import functional as F
 
+from flowvid.video import to_bytes
+
 FLOW_METHODS = ("dis", "farneback")
 
 _LUMINANCE = (0.299, 0.587, 0.114)
@@ -109,7 +111,7 @@ def _luminance(images: Float[Tensor, "n channel height width"]) -> np.ndarray:
         raise ValueError(f"Optical flow needs finite pixels in [-1, 1]; these range from {low:.4g} to {high:.4g}.")
     weights = images.new_tensor(_LUMINANCE if channels == 3 else (1.0,))[:, None, None]
     grey = (images.detach() * weights).sum(dim=1)
-    return ((grey.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu().numpy()
+    return to_bytes(grey).cpu().numpy()
 
 
 def _dis(cv2: Any, first: np.ndarray, second: np.ndarray) -> np.ndarray:

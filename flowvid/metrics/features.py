@@ -47,7 +47,7 @@ from flowvid.data.cache import TensorCache, cache_key, content_of
 from flowvid.metrics.i3d import I3D_MIXED_4D, I3DMixed4d
 from flowvid.metrics.squeezenet import SQUEEZENET, SqueezeNet, as_rgb
 from flowvid.metrics.weights import Source, load_arrays, verified_digest
-from flowvid.video import Video
+from flowvid.video import Video, to_bytes
 
 I3D_TORCHSCRIPT = Source(
     "I3D of Kinetics-400 as torchscript, by the authors of StyleGAN-V (51 235 320 bytes)",
@@ -178,7 +178,7 @@ def fid(
     network = _script(torchscript, device)
 
     def apply(clips: Tensor) -> Tensor:
-        pixels = ((clips + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).flatten(0, 1)
+        pixels = to_bytes(clips).flatten(0, 1)
         return network(pixels, return_features=True).unflatten(0, clips.shape[:2])
 
     return FeatureNetwork("fid", digest, apply, device=device)

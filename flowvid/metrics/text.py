@@ -37,7 +37,7 @@ from torch import Tensor
 
 from flowvid.metrics.squeezenet import as_rgb
 from flowvid.metrics.weights import Source
-from flowvid.video import Video
+from flowvid.video import Video, to_bytes
 
 CLIP = Source(
     "a folder of CLIP (config.json, model.safetensors or pytorch_model.bin, preprocessor_config.json, vocab.json, "
@@ -71,7 +71,7 @@ class ClipNetwork:
         Raises:
             ValueError: There are neither one nor three channels, or a vector is not finite.
         """
-        pixels = ((as_rgb(frames.detach().float().cpu()) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+        pixels = to_bytes(as_rgb(frames.detach().float().cpu()))
         images = list(pixels.permute(0, 2, 3, 1).numpy())
         inputs = self.images(images=images, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         pooled = self.model.vision_model(pixel_values=inputs.to(self.device)).pooler_output

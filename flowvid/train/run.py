@@ -32,7 +32,7 @@ from flowvid.train.loop import PLAIN, Execution, Progress, fit
 from flowvid.train.plan import Run
 from flowvid.train.processes import Processes, local_device
 from flowvid.train.store import Store
-from flowvid.video import Text, Times, Trajectory, as_text, from_bytes
+from flowvid.video import Text, Times, Trajectory, as_text, from_bytes, to_bytes
 
 _CHUNK = 64
 _NOT_OF_THE_CODEC = ("model", "scales", "reach", "width", "validation_clips")
@@ -286,5 +286,5 @@ def _frames(run: Run, device: str) -> Tensor:
     for first in range(0, run.clips, _CHUNK):
         chosen = run.world.clips(range(first, min(first + _CHUNK, run.clips)), "train")
         frames = render_scenes(chosen, run.times).frames.flatten(0, 1)
-        parts.append(((frames + 1) * 127.5).round().to(torch.uint8))
+        parts.append(to_bytes(frames))
     return torch.cat(parts).to(device)

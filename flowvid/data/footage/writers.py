@@ -31,7 +31,7 @@ from flowvid import __version__
 from flowvid.data.files import replaced, write_atomically
 from flowvid.data.footage.frame_index import open_video
 from flowvid.data.footage.gif import gif_comment, paletted, with_comment
-from flowvid.video import as_times
+from flowvid.video import as_times, to_bytes
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -281,7 +281,7 @@ def _bytes(frame: Tensor, zoom: int, *, even: bool) -> UInt8[np.ndarray, "height
     """Pixels of a frame [channel, height, width], enlarged; sides are made even by repeating an edge."""
     pixels = frame.detach().cpu()
     if pixels.dtype != torch.uint8:
-        pixels = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        pixels = to_bytes(pixels)
     lines = pixels.permute(1, 2, 0).expand(-1, -1, 3).numpy().repeat(zoom, axis=0).repeat(zoom, axis=1)
     if even:
         lines = np.pad(lines, ((0, lines.shape[0] % 2), (0, lines.shape[1] % 2), (0, 0)), mode="edge")

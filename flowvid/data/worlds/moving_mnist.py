@@ -50,7 +50,7 @@ from flowvid.data.worlds.clips import Clip, World, clip_positions, render_clips
 from flowvid.data.worlds.digits import SPLITS, Glyphs, centroid
 from flowvid.data.worlds.mnist import mnist_like_glyphs, resized
 from flowvid.noise import Noise
-from flowvid.video import Video
+from flowvid.video import Video, from_bytes, to_bytes
 
 FPS = 10.0
 
@@ -129,7 +129,7 @@ class ExactMovingMnist:
         times = torch.arange(self.frames, dtype=torch.float64) / FPS
         images = torch.stack([clip.glyphs for clip in clips])
         return MovingDigits(
-            pixels=render_clips(clips, times).frames[:, :, 0].add(1).mul(127.5).round().to(torch.uint8),
+            pixels=to_bytes(render_clips(clips, times).frames[:, :, 0]),
             positions=clip_positions(clips, times) - self.world.scale * centroid(images)[:, None],
             velocities=torch.stack([clip.velocities(times) for clip in clips]) / FPS,
             glyphs=images,
@@ -242,7 +242,7 @@ class SrvpMovingMnist:
 def as_video(pixels: UInt8[Tensor, "batch time height width"]) -> Video:
     """Ink of 0..255 as frames in [-1, 1] at `FPS` frames per second from 0 s."""
     times = torch.arange(pixels.shape[1], dtype=torch.float64) / FPS
-    return Video(pixels[:, :, None].to(torch.float32).div_(127.5).sub_(1), times)
+    return Video(from_bytes(pixels[:, :, None]), times)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
