@@ -177,6 +177,69 @@ def test_a_token_is_a_patch_and_stands_at_its_middle() -> None:
     assert places.tolist() == [[-1.0, -1.5], [-1.0, 1.5], [1.0, -1.5], [1.0, 1.5]]
 
 
+# Contexts that lie in time
+
+
+def test_what_lies_nowhere_is_asked_unturned_and_the_rest_turned() -> None:
+    attention, tokens, context = alive(Attention(4, 1, context=6)), normal(1, 3, 4), normal(1, 2, 6)
+    angles, there = normal(1, 3, 2), normal(1, 2, 2, seed=3)
+    placed = torch.tensor([[True, False]])
+    query, (key, value) = attention.query(tokens), attention.key_value(context).chunk(2, dim=-1)
+    query, key = attention.query_norm(query), attention.key_norm(key)
+    turned = rotated(query[:, None], angles)[:, 0] @ rotated(key[:, None], there)[:, 0].mT
+    weights = (torch.where(placed[:, None], turned, query @ key.mT) / 2).softmax(dim=-1)
+    found = attention(tokens, context, angles=angles, context_angles=there, placed=placed)
+    torch.testing.assert_close(found, attention.leave(weights @ value))
+
+
+def told_at(kind: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...], dict[str, Tensor], Tensor]:
+    """A network, its inputs, a context of five tokens, the last three with a time, and their times."""
+    network = alive(BUILDERS[kind](), seed)
+    timed = torch.tensor([[False, False, True, True, True]]).expand(2, 5)
+    said = torch.tensor([[True] * 5, [True, False, True, True, False]])
+    return network, clip_of(2, 4, seed), dict(context=normal(2, 5, 5, seed=seed), timed=timed, said=said), normal(2, 5)
+
+
+@both
+@given(shift=st.floats(-100, 100), seed=SEEDS)
+@settings(max_examples=4)
+def test_only_differences_to_the_times_of_words_count(kind: str, shift: float, seed: int) -> None:
+    network, (clip, times, scalars), heard, when = told_at(kind, seed)
+    answer = network(clip, times, scalars, context_times=when, **heard)
+    moved = network(clip, times + shift, scalars, context_times=when + shift, **heard)
+    torch.testing.assert_close(moved, answer, rtol=1e-5, atol=1e-6)
+    assert (network(clip, times, scalars, context_times=when + 1.0, **heard) - answer).abs().amax(
+        (1, 2, 3, 4)
+    ).min() > (1e-6)
+    elsewhere = torch.where(heard["timed"] & heard["said"], when, when + 7.0)
+    torch.testing.assert_close(network(clip, times, scalars, context_times=elsewhere, **heard), answer)
+
+
+@both
+def test_words_without_times_are_a_context_without_times(kind: str) -> None:
+    network, (clip, times, scalars), heard, when = told_at(kind)
+    heard["timed"] = torch.zeros_like(heard["timed"])
+    answer = network(clip, times, scalars, context_times=when, **heard)
+    torch.testing.assert_close(network(clip, times, scalars, context=heard["context"], said=heard["said"]), answer)
+
+
+@both
+def test_words_all_with_times_need_no_mark(kind: str) -> None:
+    network, (clip, times, scalars), heard, when = told_at(kind)
+    heard["timed"] = torch.ones_like(heard["timed"])
+    answer = network(clip, times, scalars, context_times=when, **heard)
+    heard.pop("timed")
+    torch.testing.assert_close(network(clip, times, scalars, context_times=when, **heard), answer)
+
+
+@both
+def test_what_one_sample_is_told_at_a_moment_does_not_reach_another(kind: str) -> None:
+    network, (clip, times, scalars), heard, when = told_at(kind)
+    together = network(clip, times, scalars, context_times=when, **heard)
+    alone = network(clip[1:], times[1:], scalars[1:], context_times=when[1:], **{k: v[1:] for k, v in heard.items()})
+    torch.testing.assert_close(together[1:], alone)
+
+
 # Whole networks
 
 
@@ -331,12 +394,16 @@ from flowvid.networks.transformer import PatchTransformer, SpaceTimeTransformer
 clip, times, scalars = torch.randn(2, 3, 2, 5, 4), torch.rand(2, 3), torch.rand(2, 1)
 exists = torch.tensor([[True, True, False], [True] * 3])
 for network in (
-    SpaceTimeTransformer(2, 3, scalars=1, width=16, heads=2, depth=1, patch=2),
-    PatchTransformer(2, 3, scalars=1, width=24, heads=2, depth=1, tubelet=(2, 2, 2)),
+    SpaceTimeTransformer(2, 3, scalars=1, width=16, heads=2, depth=1, patch=2, context=5),
+    PatchTransformer(2, 3, scalars=1, width=24, heads=2, depth=1, tubelet=(2, 2, 2), context=5),
 ):
     torch.nn.init.normal_(network.leave.last.weight)
-    found = torch.compile(network, fullgraph=True, backend="aot_eager")(clip, times, scalars, exists=exists)
-    torch.testing.assert_close(found, network(clip, times, scalars, exists=exists), rtol=1e-4, atol=1e-5)
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    told = dict(context=torch.randn(2, 4, 5), said=torch.tensor([[True] * 4, [False] * 4]))
+    timed = dict(context_times=torch.rand(2, 4), timed=torch.tensor([[True, False] * 2] * 2))
+    found = compiled(clip, times, scalars, exists=exists, **told, **timed)
+    expected = network(clip, times, scalars, exists=exists, **told, **timed)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 pair = PairTransformer(2, 3, scalars=1, width=16, heads=2, depth=1)
 torch.nn.init.normal_(pair.leave.last.weight)
 frames, told = torch.randn(2, 2, 2, 5, 4), torch.rand(2, 2, 1)

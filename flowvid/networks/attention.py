@@ -6,7 +6,8 @@ whatever the frame rate, and not on a frame's number. Several axes (seconds, row
 Queries and keys are normalised to unit mean square first, which bounds the logits.
 
 Masks say which tokens exist. A token that does not exist is never attended to, so a padded sample answers as it does
-alone; where nothing at all exists to attend to, the answer is zero.
+alone; where nothing at all exists to attend to, the answer is zero. Of a context some tokens may lie nowhere, such as
+words that are said of a whole video: queries meet those unturned, and so ask them alike from anywhere.
 
 References:
     Attention Is All You Need (Vaswani et al., 2017), https://arxiv.org/abs/1706.03762
@@ -111,6 +112,7 @@ class Attention(nn.Module):
         *,
         angles: Float[Tensor, "batch token pair"] | None = None,
         context_angles: Float[Tensor, "batch other pair"] | None = None,
+        placed: Bool[Tensor, "batch other"] | None = None,
         exists: Bool[Tensor, "batch other"] | None = None,
     ) -> Float[Tensor, "batch token width"]:
         """What the tokens gather.
@@ -120,23 +122,34 @@ class Attention(nn.Module):
             context: Who is asked; None asks the tokens themselves.
             angles: Rotary angles of the tokens.
             context_angles: Those of the context; tokens and context are turned only if both are given.
+            placed: Which tokens of the context lie at their angles; the others lie nowhere. None: all do.
             exists: Which of the tokens that are asked exist; None: all.
         """
         asked = tokens if context is None else context
         key, value = (self._split(part) for part in self.key_value(asked).chunk(2, dim=-1))
         query, key = self.query_norm(self._split(self.query(tokens))), self.key_norm(key)
         turned = angles if context is None else context_angles
+        scale = query.shape[-1] ** -0.5
         if angles is not None and turned is not None:
-            query, key = rotated(query, angles), rotated(key, turned)
+            query, key = _turned(query, key, angles, turned, placed)
         if exists is None:
-            gathered = F.scaled_dot_product_attention(query, key, value)
+            gathered = F.scaled_dot_product_attention(query, key, value, scale=scale)
         else:
             # A query that has nothing to ask would be 0 / 0; it is shown everything, and its answer dropped.
             some = exists.any(dim=1)
             mask = (exists | ~some[:, None])[:, None, None, :]
-            gathered = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+            gathered = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
             gathered = gathered * some[:, None, None, None].to(gathered.dtype)
         return self.leave(gathered.transpose(1, 2).flatten(2))
 
     def _split(self, tokens: Float[Tensor, "batch token width"]) -> Float[Tensor, "batch head token feature"]:
         return tokens.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _turned(query: Tensor, key: Tensor, angles: Tensor, turned: Tensor, placed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Queries and keys whose products are those of turned ones where a key is placed, of unturned ones elsewhere."""
+    here, there = rotated(query, angles), rotated(key, turned)
+    if placed is None:
+        return here, there
+    lies = placed[:, None, :, None].to(key.dtype)
+    return torch.cat((here, query), dim=-1), torch.cat((there * lies, key * (1 - lies)), dim=-1)

@@ -9,7 +9,9 @@ coordinates (seconds, rows, columns): one network for any duration, resolution a
 of one frame. A clip whose frames do not fill the last tubelet repeats its last frame, as one whose rows or columns do
 not; what was added is cut off again. Clips of different lengths share a batch through a mask of frames.
 
-Times are seconds, and both networks depend on their differences alone.
+Times are seconds, and both networks depend on their differences alone. A context, such as words, may lie in time too:
+tokens then meet what is said of a moment by the difference of seconds to it, and what is said of no moment unturned.
+In the factorised network the blocks along time ask it, since they are the ones that know moments.
 
 References:
     Is Space-Time Attention All You Need for Video Understanding? (Bertasius et al., 2021), https://arxiv.org/abs/2102.05095
@@ -62,6 +64,7 @@ class TransformerBlock(nn.Module):
         exists: Bool[Tensor, "batch token"] | None = None,
         context: Float[Tensor, "batch other context"] | None = None,
         context_angles: Float[Tensor, "batch other pair"] | None = None,
+        placed: Bool[Tensor, "batch other"] | None = None,
         said: Bool[Tensor, "batch other"] | None = None,
     ) -> Float[Tensor, "batch token width"]:
         """The tokens, changed.
@@ -73,6 +76,7 @@ class TransformerBlock(nn.Module):
             exists: Which tokens exist.
             context: What may be asked besides.
             context_angles: Rotary angles of the context, where it lies in the same coordinates; None: it has none.
+            placed: Which tokens of the context lie at their angles; None: all.
             said: Which tokens of the context exist.
         """
         attend, ask, think = self.modulation(embedding)[:, None].unflatten(2, (_PARTS, -1)).unbind(2)
@@ -83,7 +87,7 @@ class TransformerBlock(nn.Module):
                 tokens,
                 self.norm,
                 ask,
-                lambda x: cross(x, context, angles=own, context_angles=context_angles, exists=said),
+                lambda x: cross(x, context, angles=own, context_angles=context_angles, placed=placed, exists=said),
             )
         return tokens + _gated(tokens, self.norm, think, self.perceptron)
 
@@ -120,8 +124,8 @@ class SpaceTimeTransformer(nn.Module):
         self.patch = (1, patch, patch)
         self.embed = ScalarEmbedding(scalars, 2 * width)
         self.enter = nn.Linear(inputs * patch**2, width)
-        self.space = nn.ModuleList(TransformerBlock(width, heads, 2 * width, context=context) for _ in range(depth))
-        self.time = nn.ModuleList(TransformerBlock(width, heads, 2 * width) for _ in range(depth))
+        self.space = nn.ModuleList(TransformerBlock(width, heads, 2 * width) for _ in range(depth))
+        self.time = nn.ModuleList(TransformerBlock(width, heads, 2 * width, context=context) for _ in range(depth))
         self.place = Rotary(width // heads, ((2.0, 128.0), (2.0, 128.0)))
         self.moment = Rotary(width // heads, (seconds,))
         self.leave = LastLayer(width, 2 * width, outputs * patch**2)
@@ -135,6 +139,8 @@ class SpaceTimeTransformer(nn.Module):
         exists: Bool[Tensor, "batch time"] | None = None,
         context: Float[Tensor, "batch other context"] | None = None,
         said: Bool[Tensor, "batch other"] | None = None,
+        context_times: Float[Tensor, "batch other"] | None = None,
+        timed: Bool[Tensor, "batch other"] | None = None,
     ) -> Float[Tensor, "batch time outputs height width"]:
         """The answer, frame by frame.
 
@@ -145,6 +151,8 @@ class SpaceTimeTransformer(nn.Module):
             exists: Which frames exist; None: all.
             context: Tokens of a context, such as text.
             said: Which of those exist.
+            context_times: Seconds of the tokens of the context; None: none of them has a time.
+            timed: Which of those have a time; None: all.
         """
         batch, count, _, height, wide = clip.shape
         embedding = self.embed(scalars)
@@ -156,11 +164,22 @@ class SpaceTimeTransformer(nn.Module):
         along = embedding.repeat_interleave(rows * columns, 0)
         where = place.expand(batch * count, -1, -1)
         when, real = _repeated(moment, rows * columns), _repeated(exists, rows * columns)
-        heard, said = _repeated(context, count), _repeated(said, count)
+        moments = None if context_times is None else self.moment(_exact(context_times, tokens)[:, :, None])
+        heard, meant = (_repeated(part, rows * columns) for part in (context, moments))
+        placed, said = (_repeated(part, rows * columns) for part in (timed, said))
         for within, across in zip(self.space, self.time, strict=True):
-            inside = within(tokens.flatten(0, 1), each, angles=where, context=heard, said=said)
+            inside = within(tokens.flatten(0, 1), each, angles=where)
             columned = inside.unflatten(0, (batch, count)).transpose(1, 2).flatten(0, 1)
-            passed = across(columned, along, angles=when, exists=real)
+            passed = across(
+                columned,
+                along,
+                angles=when,
+                exists=real,
+                context=heard,
+                context_angles=meant,
+                placed=placed,
+                said=said,
+            )
             tokens = passed.unflatten(0, (batch, rows * columns)).transpose(1, 2)
         answer = self.leave(tokens.flatten(1, 2), embedding)
         return pixels(answer, (count, rows, columns), self.patch)[:, :, :, :height, :wide]
@@ -217,6 +236,8 @@ class PatchTransformer(nn.Module):
         exists: Bool[Tensor, "batch time"] | None = None,
         context: Float[Tensor, "batch other context"] | None = None,
         said: Bool[Tensor, "batch other"] | None = None,
+        context_times: Float[Tensor, "batch other"] | None = None,
+        timed: Bool[Tensor, "batch other"] | None = None,
     ) -> Float[Tensor, "batch time outputs height width"]:
         """The answer, frame by frame.
 
@@ -227,6 +248,8 @@ class PatchTransformer(nn.Module):
             exists: Which frames exist, the first ones of each sample; None: all.
             context: Tokens of a context, such as text.
             said: Which of those exist.
+            context_times: Seconds of the tokens of the context; None: none of them has a time.
+            timed: Which of those have a time; None: all.
         """
         count, height, wide = clip.shape[1], *clip.shape[3:]
         embedding = self.embed(scalars)
@@ -240,8 +263,22 @@ class PatchTransformer(nn.Module):
         ).flatten(1, 2)
         whole = None if exists is None else filled.repeat_interleave(rows * columns, 1)
         tokens, angles = self.enter(tokens), self.rotary(places)
+        meant = None
+        if context_times is not None:
+            moments = _exact(context_times, clip)[:, :, None]
+            # Words lie in time, and in space at the middle of the frame, from which places are counted.
+            meant = self.rotary(F.pad(moments, (0, 2)))
         for block in self.blocks:
-            tokens = block(tokens, embedding, angles=angles, exists=whole, context=context, said=said)
+            tokens = block(
+                tokens,
+                embedding,
+                angles=angles,
+                exists=whole,
+                context=context,
+                context_angles=meant,
+                placed=timed,
+                said=said,
+            )
         answer = self.leave(tokens, embedding)
         return pixels(answer, (depth, rows, columns), self.tubelet)[:, :count, :, :height, :wide]
 
