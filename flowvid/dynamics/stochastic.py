@@ -9,20 +9,34 @@ have E |z(t + dt) - 2 z(t) + z(t - dt)|^2 = 2 g^2 dt, white flicker that a finer
 differences of 2/3 g^2 dt^3.
 
 `bridge` pins an equation to a known end. Adding (end - z) / (T - t) to the drift makes every path end there, whatever
-the drift (Delyon and Hu); with no drift and a constant volatility the result is the Brownian bridge.
+the drift (Delyon and Hu); with no drift and a constant volatility the result is the Brownian bridge. `kinetic_bridge`
+pins z alone, by a force on p. A free kinetic equation in steps of Euler and Maruyama, p' = p + g sqrt(h) xi and
+z' = z + h p, reaches z(T) = z + r p + g sum_j sqrt(h_j) w_j xi_j with r = T - t seconds left and w_j the seconds after
+step j. Given that z(T) = end, the next p' is normal, with
+
+    mean p + h w (end - z - p r) / V,    variance g^2 h (1 - h w^2 / V),    V = sum_j h_j w_j^2 from this step on,
+
+whatever g. As steps get short that is the force 3 (end - z - p r) / r^2, the control that lands there with the least
+energy; but taken in steps of Euler the latter errs most at the end, where r is no longer than some of them, and the
+velocity at the end spreads too far: its variance by half with 64 steps, here by 2 %. Both bridges keep the drift that
+they are given, so they are the conditioned equation where that drift is zero, and near it where it is small.
 
 References:
     Simulation of conditioned diffusion and application to parameter estimation (Delyon and Hu, 2006),
     https://doi.org/10.1016/j.spa.2006.04.004
+    Simulation of elliptic and hypo-elliptic conditional diffusions (Bierkens et al., 2020),
+    https://arxiv.org/abs/1810.01761
     Generative Modeling with Phase Stochastic Bridges (Chen et al., 2023), https://arxiv.org/abs/2310.07805
 """
 
-__all__ = ["CALCULI", "NOISE_TYPES", "Calculus", "NoiseType", "StochasticDrift", "bridge", "kinetic"]
+__all__ = ["CALCULI", "NOISE_TYPES", "Calculus", "NoiseType", "StochasticDrift", "bridge", "kinetic", "kinetic_bridge"]
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -130,6 +144,56 @@ def bridge(
     def volatility(now: Any, state: Tensor) -> Tensor:
         strength = field.volatility(now, state)
         return torch.zeros_like(strength) if landed(remaining(now)) else strength
+
+    return replace(field, drift=drift, volatility=volatility)
+
+
+def kinetic_bridge(
+    field: StochasticDrift, end: Float[Tensor, "batch half *rest"], times: Sequence[float]
+) -> StochasticDrift:
+    """A kinetic equation whose latent is at a given place at a given time, with whatever velocity it gets there.
+
+    It is meant for Euler-Maruyama steps between the given times and has no meaning elsewhere. In the last steps, of
+    twice the length of the longest, the velocity is not subject to the drift of the equation, so that the latent lands
+    exactly.
+
+    Arguments:
+        field: The equation to be pinned, as `kinetic` makes it, meant in the sense of Ito, with dz = p dt.
+        end: The latent at the last time.
+        times: Seconds of the steps, at least two of them.
+
+    Raises:
+        ValueError: The field is not meant in the sense of Ito, or there are fewer than two steps.
+    """
+    if field.calculus != "ito":
+        raise ValueError("A bridge pins an equation meant in the sense of Ito; this one is meant as Stratonovich.")
+    if len(times) < 3:
+        raise ValueError(f"A kinetic bridge needs two steps, to turn and to land; got the times {list(times)} s.")
+    steps = np.diff(times)
+    after = times[-1] - np.array(times[1:])
+    spread = np.cumsum((steps * after**2)[::-1])[::-1]
+    landing = 2 * steps.max() * (1 + 1e-9)
+
+    def at(now: Any) -> int:
+        number = int(np.abs(np.array(times[:-1]) - float(now)).argmin())
+        if abs(times[number] - float(now)) > 1e-9:
+            raise ValueError(f"A kinetic bridge takes the steps it was made for; got {float(now)} s. Use Euler's.")
+        return number
+
+    def drift(now: Any, state: Tensor) -> Tensor:
+        number = at(now)
+        latent, velocity = _halves(state)
+        left = times[-1] - times[number]
+        pull = after[number] / spread[number] if spread[number] > 0 else 0.0
+        force = (end - latent - velocity * left) * pull
+        if left > landing:
+            force = force + _halves(field.drift(now, state))[1]
+        return torch.cat((velocity, force), dim=1)
+
+    def volatility(now: Any, state: Tensor) -> Tensor:
+        number = at(now)
+        share = steps[number] * after[number] ** 2 / spread[number] if spread[number] > 0 else 0.0
+        return field.volatility(now, state) * math.sqrt(max(0.0, 1 - share))
 
     return replace(field, drift=drift, volatility=volatility)
 
