@@ -288,10 +288,10 @@ def _draw(
     combine: Callable[[Tensor, Tensor], Tensor],
 ) -> UInt8[Tensor, "batch time {canvas} {canvas}"]:
     batch, time, digits, _ = corners.shape
-    ink = images.mul(255).round().to(torch.uint8)
+    ink, corners = images.mul(255).round().to(torch.uint8), corners.to(images.device)
     frames = ink.new_zeros(batch, time, canvas, canvas)
-    reach = torch.arange(images.shape[-1])
-    clip, frame = torch.arange(batch)[:, None, None, None], torch.arange(time)[:, None, None]
+    clip, frame, reach = (torch.arange(count, device=ink.device) for count in (batch, time, images.shape[-1]))
+    clip, frame = clip[:, None, None, None], frame[:, None, None]
     for digit in range(digits):
         x, y = corners[:, :, digit, :, None, None].unbind(2)
         square = (clip, frame, y + reach[:, None], x + reach)
