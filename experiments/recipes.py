@@ -6,17 +6,21 @@ __all__ = [
     "Interpolation",
     "SolverCost",
     "Weights",
+    "branching",
     "chunking",
     "compare_models",
     "ddim_limit",
     "interpolation",
     "real_clips",
     "solver_cost",
+    "text",
     "weights",
 ]
 
+import math
 from dataclasses import dataclass
 
+from experiments.branching_methods import Branching
 from experiments.chunk_drift import Drift
 from experiments.chunk_loss import Loss
 from experiments.chunk_shift import Shift
@@ -29,8 +33,11 @@ from experiments.precision import Oracles, Paths
 from experiments.real_spans import RealRun
 from experiments.shrinkage import Shrinkage
 from experiments.stiffness import Stiffness
+from experiments.text_models import Setting, Texts
 from experiments.tubelets import Learned
 from flowvid.compare.study import Study, demo_study
+from flowvid.data.worlds.branching import BranchingWorld
+from flowvid.data.worlds.clips import World
 from flowvid.models.rivals import RIVALS
 from flowvid.train.loop import Optimisation
 from flowvid.train.run import Run
@@ -350,4 +357,123 @@ def chunking(scale: str) -> Chunking:
         shift=Shift(seeds=seeds, clips=4 * clips, rhythm_clips=rhythm, tolerance=0.2 if scale == "quick" else 0.1),
         drift=Drift(seeds=seeds, pairs=pairs),
         learned=learned,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What is measured about terms of the loss.
+
+    Arguments:
+        name: Name of the folder, in ``out``, where the codec is kept.
+        run: The run; the seed of its models is replaced by each of ``seeds``.
+        seeds: Seeds of the models.
+        clips: Held-out clips.
+    """
+
+    name: str
+    run: Run
+    seeds: tuple[int, ...] = (0, 1, 2)
+    clips: int = 64
+
+
+def loss_terms(scale: str) -> Terms:
+    """Terms of the loss of transition heads, on a digit whose future is determined.
+
+    Arguments:
+        scale: quick takes seconds, cpu some twelve minutes on one core, gpu hours on a processor.
+
+    Raises:
+        ValueError: The scale is unknown.
+    """
+    shape = {"scales": 4, "reach": 8, "clip_frames": 20}
+    match scale:
+        case "quick":
+            codec = Optimisation(steps=30, batch=16, warmup=5)
+            model = Optimisation(steps=10, batch=16, warmup=2, average=0.8)
+            run = Run(clips=32, validation_clips=16, codec_width=8, width=8, codec=codec, model=model, **shape)
+            return Terms(name="loss_terms-quick", run=run, seeds=(0, 1), clips=8)
+        case "cpu":
+            codec, model = Optimisation(steps=600), Optimisation(steps=500, batch=32, average=0.99)
+            run = Run(clips=512, codec_width=24, width=24, codec=codec, model=model, **shape)
+            return Terms(name="loss_terms-cpu", run=run)
+        case "gpu":
+            codec, model = Optimisation(steps=8000), Optimisation(steps=10_000, batch=128)
+            run = Run(clips=8192, validation_clips=512, codec=codec, model=model, **shape)
+            return Terms(name="loss_terms-gpu", run=run, seeds=(0, 1, 2, 3, 4), clips=512)
+        case _:
+            raise ValueError(f"The scales are {', '.join(SCALES)}; got {scale!r}.")
+
+
+def branching(scale: str) -> Branching:
+    """One coin at a wall, 0.4 s after the two frames that are known.
+
+    Arguments:
+        scale: quick takes seconds, cpu some twelve minutes on one core, gpu about an hour on one GPU.
+
+    Raises:
+        ValueError: The scale is unknown.
+    """
+    world = BranchingWorld(coins=1, hit=0.4, angle_of_turn=math.pi / 3, canvas=24, scale=1, speed=(6.0, 12.0))
+    shape = {"world": world, "frame": 0.25, "scales": 3, "reach": 4, "clip_frames": 10}
+    match scale:
+        case "quick":
+            codec = Optimisation(steps=30, batch=16, warmup=5, average=0.8)
+            model = Optimisation(steps=4, batch=8, warmup=2, average=0.5)
+            run = Run(clips=32, validation_clips=16, codec_width=8, width=24, codec=codec, model=model, **shape)
+            return Branching(name="branching-quick", run=run, seeds=(0, 1), clips=6, judged=24, samples=4)
+        case "cpu":
+            codec = Optimisation(steps=600, batch=64, average=0.99)
+            model = Optimisation(steps=700, batch=64, learning_rate=4e-3, warmup=30, average=0.98)
+            run = Run(clips=2048, codec_width=24, width=24, codec=codec, model=model, **shape)
+            sdes = dict.fromkeys(("kinetic-sde", "first-order-sde", "neural-sde"), 400)
+            steps = {"frame-flow": 1000, "ddim": 1000, "clip-flow": 350, "lstm": 300, **sdes}
+            return Branching(name="branching-cpu", run=run, steps=steps, left_out=("clip diffusion",))
+        case "gpu":
+            codec, model = Optimisation(steps=8000), Optimisation(steps=20_000, batch=128)
+            run = Run(clips=16_384, validation_clips=512, codec=codec, model=model, **shape)
+            return Branching(name="branching-gpu", run=run, seeds=(0, 1, 2, 3, 4), clips=256, samples=16)
+        case _:
+            raise ValueError(f"The scales are {', '.join(SCALES)}; got {scale!r}.")
+
+
+def text(scale: str) -> Texts:
+    """Words of whole clips, and of moments of a branching world.
+
+    Digits are eight pixels high on a canvas of sixteen, so that a frame is one token of a small network.
+
+    Arguments:
+        scale: quick takes seconds, cpu some twelve minutes on one core, gpu (digits of twice the size) hours on a
+            processor.
+
+    Raises:
+        ValueError: The scale is unknown.
+    """
+    world = World(canvas=16, scale=1, speed=(2.0, 4.5))
+    branching = BranchingWorld(coins=3, hit=0.6, angle_of_turn=math.pi / 3, canvas=16, scale=1, speed=(4.0, 7.0))
+    shape = {"frame": 0.25, "clip_frames": 9, "scales": 2, "reach": 3, "channels": 8, "codec_width": 32}
+    match scale:
+        case "quick":
+            codec = Optimisation(steps=40, batch=16, learning_rate=8e-3, warmup=5, average=0.8)
+            model = Optimisation(steps=5, batch=8, warmup=1, average=0.5)
+            run = Run(world=world, clips=32, validation_clips=1, codec=codec, model=model, **shape)
+            sizes = {"run": run, "frames": 9, "width": 16, "depth": 1, "model": model}
+            few = {"clips": 6, "branches": 4, "samples": 2, "versions": 1, "steps": 2}
+        case "cpu":
+            codec = Optimisation(steps=1500, learning_rate=8e-3, average=0.99)
+            model = Optimisation(steps=2000, batch=32)
+            run = Run(world=world, clips=4096, validation_clips=1, codec=codec, model=model, **shape)
+            sizes = {"run": run, "frames": 9, "width": 96, "model": model}
+            few = {}
+        case "gpu":
+            world = World()
+            branching = BranchingWorld(coins=3, hit=0.6, angle_of_turn=math.pi / 3, speed=(8.0, 14.0))
+            codec, model = Optimisation(steps=8000, batch=256), Optimisation(steps=60_000, batch=128)
+            run = Run(world=world, clips=32_768, validation_clips=1, codec=codec, model=model, **shape)
+            sizes = {"run": run, "frames": 13, "width": 192, "side": 2, "depth": 6, "model": model}
+            few = {"seeds": (0, 1, 2), "clips": 512, "branches": 256, "samples": 16, "versions": 16, "steps": 40}
+        case _:
+            raise ValueError(f"The scales are {', '.join(SCALES)}; got {scale!r}.")
+    return Texts(
+        name=f"text-{scale}", said=Setting(world=world, **sizes), told=Setting(world=branching, **sizes), **few
     )

@@ -16,11 +16,20 @@ from flowvid.data.model_files import ModelFiles
 from flowvid.encoders.autoencoder import Autoencoder
 from flowvid.encoders.codec import Codec, IdentityCodec
 from flowvid.encoders.vae import ConvVae
+from flowvid.encoders.vector_vae import VectorVae
 from flowvid.models.bisection import RecursiveBisection
+from flowvid.models.clip_generator import ClipGenerator
+from flowvid.models.clip_regression import ClipRegression
+from flowvid.models.coded import CodedMultiScale
 from flowvid.models.continuous import MultiScale
 from flowvid.models.diffusion import ClipDiffusion
+from flowvid.models.frame_flow import FrameFlow
 from flowvid.models.hub import PRETRAINED, load_pretrained
+from flowvid.models.latent_sde import LatentSde
+from flowvid.models.loss_terms import LossTerms
+from flowvid.models.recurrent import RecurrentComposite
 from flowvid.models.regression import DirectRegression
+from flowvid.models.unet_video import UNetVideo
 from flowvid.models.video_model import LearnedModel
 from flowvid.noise import Noise
 from flowvid.solve.bisect import Bisection
@@ -40,6 +49,14 @@ def built(kind: type[Codec] | type[LearnedModel]) -> Codec | LearnedModel:
             return ConvVae(1, factor=8, channels=3, width=8, attention=True, beta=0.5)
         if kind is MultiScale:
             return MultiScale(2, frame=FRAME, scales=2, reach=4, width=8, bounded=0.75, input_noise=0.01)
+        if kind is LatentSde:
+            return LatentSde(2, frame=FRAME, reach=4, width=8, parameters=25_000, steps=2, lagged=True)
+        if kind is VectorVae:
+            return VectorVae(16, pixels=3, channels=5, width=4, hidden=16, beta=0.5)
+        if kind is ClipRegression:
+            return ClipRegression(2, frame=FRAME, given=2, ahead=5, fold=2, width=8, depth=2)
+        if kind is RecurrentComposite:
+            return RecurrentComposite(2, frame=FRAME, patch=2, width=6, layers=2, given=5, ahead=4)
         if kind is RecursiveBisection:
             options = Bisection(depth=5, tolerance=0.25, shortest=FRAME)
             return RecursiveBisection(2, frame=FRAME, reach=4, width=8, parameters=20_000, options=options)
@@ -47,6 +64,16 @@ def built(kind: type[Codec] | type[LearnedModel]) -> Codec | LearnedModel:
             return ClipDiffusion(2, frame=FRAME, frames=6, width=8, parameters=20_000, steps=3)
         if kind is DirectRegression:
             return DirectRegression(2, frame=FRAME, reach=4, width=8, parameters=20_000)
+        if kind is ClipGenerator:
+            return ClipGenerator(2, frame=FRAME, frames=6, width=24, heads=2, depth=1, predicts="v", steps=2)
+        if kind is CodedMultiScale:
+            return CodedMultiScale(
+                2, frame=FRAME, scales=2, reach=4, width=8, code=3, terms=LossTerms(consistency=0.5), features=16
+            )
+        if kind is FrameFlow:
+            return FrameFlow(2, frame=FRAME, reach=4, width=8, start="noise", steps=2)
+        if kind is UNetVideo:
+            return UNetVideo(2, frame=FRAME, frames=6, widths=(8, 16), heads=2, embedding=4, steps=2)
         assert kind is IdentityCodec
         return IdentityCodec()
 
@@ -71,7 +98,7 @@ def stirred(network: Codec | LearnedModel) -> Codec | LearnedModel:
 
 
 def frames_of(codec: Codec) -> Tensor:
-    shape = (4, getattr(codec, "pixels", 1), 16, 8)
+    shape = (4, getattr(codec, "pixels", 1), 16, 16 if isinstance(codec, VectorVae) else 8)
     return 2 * torch.rand(shape, generator=torch.Generator().manual_seed(2)) - 1
 
 
@@ -81,8 +108,10 @@ def answers(network: Codec | LearnedModel) -> list[Tensor]:
         if isinstance(network, Codec):
             latents = network.latents(frames_of(network))
             return [latents, network.frames(latents)]
-        times = [0.0, FRAME, 2 * FRAME, 2.6 * FRAME, 4 * FRAME]
-        condition = Condition(clips(2).at(-FRAME, 0.0, 4 * FRAME))
+        between = 3.0 if isinstance(network, UNetVideo) else 2.6
+        times = [0.0, FRAME, 2 * FRAME, between * FRAME, 4 * FRAME]
+        later = () if isinstance(network, ClipRegression | FrameFlow | RecurrentComposite) else (4 * FRAME,)
+        condition = Condition(clips(2).at(-FRAME, 0.0, *later))
         samples = network.sample(condition, times, Noise.batch(0, 2)).trajectory.states
         return [samples, network.loss(clips(), Noise.batch(0, 8))]
 
@@ -135,6 +164,15 @@ def test_the_description_names_every_argument(tmp_path: Path) -> None:
         "bounded": 0.75,
         "velocity_weight": 0.1,
         "input_noise": 0.01,
+        "terms": {
+            "consistency": 0.0,
+            "deterministic": False,
+            "rollout": 0.0,
+            "jumps": 4,
+            "restoring": None,
+            "bending": 0.0,
+        },
+        "code": 0,
     }
 
 

@@ -48,8 +48,8 @@ class _Scaled:
         return torch.cat((latent, shift * self.frame), dim=3)
 
 
-def _flow_map(model: MultiScale, condition: Condition) -> _Scaled:
-    return _Scaled(MultiScaleField(model.heads, Surroundings(condition, gap=model.frame)), model.frame)
+def _flow_map(model: MultiScale, condition: Condition, code: Float[Tensor, "batch code"] | None = None) -> _Scaled:
+    return _Scaled(MultiScaleField(model.heads, Surroundings(condition, gap=model.frame, code=code)), model.frame)
 
 
 def _states(latents: Trajectory) -> Trajectory:
@@ -59,13 +59,16 @@ def _states(latents: Trajectory) -> Trajectory:
 
 
 @torch.no_grad()
-def semigroup_levels(model: MultiScale, latents: Trajectory, condition: Condition) -> list[float]:
+def semigroup_levels(
+    model: MultiScale, latents: Trajectory, condition: Condition, *, code: Float[Tensor, "batch code"] | None = None
+) -> list[float]:
     """Mean distance between one jump of 2^j frames and two of half the length, for j = 1, 2, ...
 
     Arguments:
         model: The model; one with a single gap of each sign has no levels.
         latents: True latents a frame apart, from one frame before the start to the horizon.
         condition: What is known of them.
+        code: The global code of each clip, of a model that is told one.
     """
     gaps = sorted(gap for gap in model.heads.gaps if gap > 0)
     states = _states(latents)
@@ -73,7 +76,7 @@ def semigroup_levels(model: MultiScale, latents: Trajectory, condition: Conditio
     if len(gaps) < 2:
         return []
     every = Trajectory(states.states[:, ::2], states.times[::2])
-    found = semigroup_gaps(_flow_map(model, condition), every)
+    found = semigroup_gaps(_flow_map(model, condition, code), every)
     inside = [every.times + gap <= stop + _CLOSE for gap in gaps[1:]]
     return [float(found[:, within, level].mean()) for level, within in enumerate(inside) if bool(within.any())]
 

@@ -48,6 +48,7 @@ class TransitionHeads(nn.Module):
         channels: Channels of a latent z; a state has twice as many.
         gaps: Signed gaps in seconds, increasing, none of them zero.
         width: Width of the trunk.
+        code: Numbers of the global code that the heads are told; 0: none.
 
     Raises:
         ValueError: The gaps are not increasing, or one is zero.
@@ -57,13 +58,14 @@ class TransitionHeads(nn.Module):
     scale: Tensor
     velocity_scale: Tensor
 
-    def __init__(self, channels: int, gaps: Sequence[float], *, width: int) -> None:
+    def __init__(self, channels: int, gaps: Sequence[float], *, width: int, code: int = 0) -> None:
         super().__init__()
         if list(gaps) != sorted(set(gaps)) or 0.0 in gaps:
             raise ValueError(f"Gaps must be increasing seconds without zero; got {tuple(gaps)}.")
         self.gaps = tuple(float(gap) for gap in gaps)
         self.channels = channels
-        self.trunk = Trunk(query_channels(channels), 2 * channels * len(gaps), scalars=2, width=width)
+        self.code = code
+        self.trunk = Trunk(query_channels(channels), 2 * channels * len(gaps), scalars=2 + code, width=width)
         self.register_buffer("gap", torch.tensor(self.gaps), persistent=False)
         self.register_buffer("scale", torch.ones(len(gaps), 2))
         self.register_buffer("velocity_scale", torch.ones(()))
@@ -85,7 +87,14 @@ class TransitionHeads(nn.Module):
         self.velocity_scale.copy_(structure[nearest, 0] / self.shortest)
 
     def forward(self, query: Query) -> Float[Tensor, "n gap state height width"]:
-        """Average rates of change of the state (z, p) over every gap, per second."""
+        """Average rates of change of the state (z, p) over every gap, per second.
+
+        Raises:
+            ValueError: The query has a code of another length than the heads were built for.
+        """
+        told = 0 if query.code is None else query.code.shape[1]
+        if told != self.code:
+            raise ValueError(f"These heads are told a global code of {self.code} numbers; got one of {told}.")
         grid, spans = query.packed(velocity_scale=self.velocity_scale, time_scale=self.longest)
         anchors = (query.past, query.future)
         ratios = torch.stack([self._ratio(anchor.span) for anchor in anchors], dim=2)

@@ -27,6 +27,7 @@ from torch import Tensor
 from flowvid.video import Condition, Trajectory
 
 _CLOSE = 1e-9
+_OF_A_CODE = 0.25
 
 
 def query_channels(channels: int) -> int:
@@ -77,12 +78,14 @@ class Query:
         moving: Where p is known, shape (n,).
         past: The nearest known state before.
         future: The nearest known state after.
+        code: What the clip as a whole is said to be; None without a global code.
     """
 
     state: Float[Tensor, "n state height width"]
     moving: Bool[Tensor, "n"]
     past: Anchor
     future: Anchor
+    code: Float[Tensor, "n code"] | None = None
 
     @property
     def latent(self) -> Float[Tensor, "n channel height width"]:
@@ -91,8 +94,10 @@ class Query:
 
     def packed(
         self, *, velocity_scale: float | Tensor, time_scale: float
-    ) -> tuple[Float[Tensor, "n packed height width"], Float[Tensor, "n 2"]]:
-        """Network inputs of order one: a grid of all states and flags, and the two spans.
+    ) -> tuple[Float[Tensor, "n packed height width"], Float[Tensor, "n scalar"]]:
+        """Network inputs of order one: a grid of all states and flags; and the two spans, followed by the code.
+
+        The code is made small, since networks tell scalars a sixteenth apart, and a code is of order one and noisy.
 
         Arguments:
             velocity_scale: Typical size of p, which it is divided by.
@@ -104,8 +109,10 @@ class Query:
             latent, velocity = state.chunk(2, dim=1)
             parts += [latent, velocity / velocity_scale, self._plane(moving, height, width)]
         parts += [self._plane(anchor.present, height, width) for anchor in (self.past, self.future)]
-        spans = torch.stack((self.past.span, self.future.span), dim=1) / time_scale
-        return torch.cat(parts, dim=1), spans
+        scalars = torch.stack((self.past.span, self.future.span), dim=1) / time_scale
+        if self.code is not None:
+            scalars = torch.cat((scalars, self.code * _OF_A_CODE), dim=1)
+        return torch.cat(parts, dim=1), scalars
 
     def _of(self, anchor: Anchor) -> tuple[Tensor, Tensor]:
         return anchor.state, anchor.moving
@@ -122,13 +129,15 @@ class Surroundings:
     Arguments:
         condition: What is known; at least one state.
         gap: Seconds between the two frames that make a velocity.
+        code: The global code of each sample, if the networks are told one.
 
     Raises:
         ValueError: Nothing is known.
     """
 
-    def __init__(self, condition: Condition, *, gap: float) -> None:
+    def __init__(self, condition: Condition, *, gap: float, code: Float[Tensor, "batch code"] | None = None) -> None:
         known = condition.require()
+        self.code = code
         self.times: list[float] = []
         self.moving: list[bool] = []
         self._states: list[Tensor] = []
@@ -155,6 +164,7 @@ class Surroundings:
         """What is known of some of the samples."""
         chosen = copy.copy(self)
         chosen._states = [state[index] for state in self._states]
+        chosen.code = None if self.code is None else self.code[index]
         return chosen
 
     def query(
@@ -171,9 +181,10 @@ class Surroundings:
             moving: Whether p is known, for each time.
         """
         at = times if isinstance(times, Tensor) else torch.tensor(times, dtype=torch.float64)
-        anchors = (self._anchor(at, states, self._nearest(at, side)) for side in (-1, 1))
+        past, future = (self._anchor(at, states, self._nearest(at, side)) for side in (-1, 1))
         known = torch.tensor(moving).to(states.device, non_blocking=True).repeat(len(states))
-        return Query(states.flatten(0, 1), known, *anchors)
+        code = None if self.code is None else self.code.repeat_interleave(states.shape[1], dim=0)
+        return Query(states.flatten(0, 1), known, past, future, code)
 
     def _anchor(self, at: Float64[Tensor, "*batch n"], states: Tensor, index: Int64[Tensor, "*batch n"]) -> Anchor:
         """The known states of these numbers as anchors of states at these times; a number of -1 is none."""

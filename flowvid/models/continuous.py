@@ -26,7 +26,15 @@ from flowvid.dynamics.drift import MultiScaleField
 from flowvid.dynamics.heads import TransitionHeads, dyadic_gaps
 from flowvid.dynamics.state import Surroundings
 from flowvid.dynamics.weights import Calibration, lagrange, least_squares, one_hot, softmax, uniform
-from flowvid.models.frames import check_frame_step, not_known, place_known, state_at, take
+from flowvid.models.frames import check_frame_step, not_known, place_known, take
+from flowvid.models.loss_terms import (
+    REGRESSION,
+    LossTerms,
+    bending_mismatch,
+    rollout_errors,
+    semigroup_errors,
+    wanted_displacements,
+)
 from flowvid.models.transitions import Transitions, draw_transitions
 from flowvid.models.video_model import LearnedModel, refuse_solver
 from flowvid.networks.whole_batch import whole_batch_mean
@@ -60,6 +68,11 @@ class MultiScale(LearnedModel):
         bounded: Share of training states with a later anchor: 0 trains for prediction alone, 1 for filling in alone.
         velocity_weight: Weight of the hidden velocity in the loss.
         input_noise: Standard deviation of the noise on inner states, in latent units.
+        terms: What the loss holds beside the regression; by default nothing.
+        code: Numbers of a global code that the heads are told; 0: none. See `flowvid.models.coded`.
+
+    Raises:
+        ValueError: Self-consistency is wanted without a code and without saying that the data are deterministic.
     """
 
     gram: Tensor
@@ -75,15 +88,19 @@ class MultiScale(LearnedModel):
         bounded: float = 0.5,
         velocity_weight: float = 0.1,
         input_noise: float = 0.05,
+        terms: LossTerms = REGRESSION,
+        code: int = 0,
     ) -> None:
         super().__init__()
+        terms.check(coded=code > 0)
+        self.terms = terms
         self.frame = frame
         self.reach = reach
         self.longest = 2 ** (scales - 1)
         self.bounded = bounded
         self.velocity_weight = velocity_weight
         self.input_noise = input_noise
-        self.heads = TransitionHeads(channels, dyadic_gaps(frame, scales), width=width)
+        self.heads = TransitionHeads(channels, dyadic_gaps(frame, scales), width=width, code=code)
         size = scales + 2 * self.longest + 1
         self.register_buffer("gram", torch.zeros(len(_CONTEXTS), 2, size, size, dtype=torch.float64))
         self._memory_of: tuple[int, int] | None = None
@@ -112,35 +129,90 @@ class MultiScale(LearnedModel):
             rows.append(torch.stack([_rms(x[:, shift:] - x[:, :-shift]) for x in (latents, velocities)]))
         self.heads.set_scales(torch.stack(rows))
 
-    def loss(self, trajectory: Trajectory, noise: Noise) -> Float[Tensor, ""]:
-        """Mean over the heads of the logarithm of their mean squared error.
+    def loss(
+        self, trajectory: Trajectory, noise: Noise, *, code: Float[Tensor, "batch code"] | None = None
+    ) -> Float[Tensor, ""]:
+        """Mean over the heads of the logarithm of their mean squared error, and what `LossTerms` add to it.
 
         The logarithm makes a relative improvement of every head count alike, near or far; with plain squared errors
         the far heads, which are the least predictable, would drown the near ones that integrators build on. It is
         the likelihood of Gaussian errors with one unknown variance per head (Kendall et al., 2018, arXiv 1705.07115).
+
+        Arguments:
+            trajectory: Evenly spaced clips.
+            noise: One seed per clip.
+            code: The global code of each clip, of a model that is told one.
         """
-        drawn = self._draw(trajectory, noise)
-        frames = (self.heads.gap / self.frame).round().long()
-        at = (drawn.index[:, None] + frames).clamp(1, trajectory.states.shape[1] - 1)
-        displacement = state_at(trajectory, at, frame=self.frame) - drawn.query.state[:, None]
-        error = self.heads(drawn.query) * self.heads.gap[:, None, None, None] - displacement
-        scaled = error.unflatten(2, (2, -1)) / self.heads.scale[:, :, None, None, None]
+        terms, heads = self.terms, self.heads
+        drawn = self._draw(trajectory, noise, code)
+        wanted = wanted_displacements(heads, drawn, trajectory, frame=self.frame, restoring=terms.restoring)
+        rates = heads(drawn.query)
+        displacement = rates * heads.gap[:, None, None, None]
+        scaled = (displacement - wanted).unflatten(2, (2, -1)) / heads.scale[:, :, None, None, None]
         weighted = scaled.square().mean(dim=(3, 4, 5)) * drawn.weight[:, :, None]
         per_head = whole_batch_mean(weighted.sum(dim=0)) / whole_batch_mean(drawn.weight.sum(dim=0))[:, None]
-        logarithms = (per_head + _LEAST_ERROR).log().mean(dim=0)
+        if terms.consistency:
+            per_head = per_head + terms.consistency * semigroup_errors(heads, drawn, rates, noise.fold("semigroup"))
+        total = self._logarithm(per_head)
+        if terms.rollout:
+            total = total + terms.rollout * self._logarithm(self._rolled_out(trajectory, noise, code))
+        if terms.bending:
+            total = total + terms.bending * bending_mismatch(heads, displacement, wanted, drawn.weight)
+        return total
+
+    @torch.no_grad()
+    def explained(
+        self, trajectory: Trajectory, noise: Noise, *, code: Float[Tensor, "batch code"] | None = None
+    ) -> Float[Tensor, "gap"]:
+        """Share of the mean square of true displacements of latents that each head explains, at most one.
+
+        Arguments:
+            trajectory: Clips as for training.
+            noise: Draws the states, as in training.
+            code: The global code of each clip, of a model that is told one.
+        """
+        drawn = self._draw(trajectory, noise, code)
+        wanted = wanted_displacements(self.heads, drawn, trajectory, frame=self.frame, restoring=None)
+        error = self.heads(drawn.query) * self.heads.gap[:, None, None, None] - wanted
+        parts = (values[:, :, : self.heads.channels].square().mean(dim=(2, 3, 4)) for values in (error, wanted))
+        missing, whole = ((part * drawn.weight).sum(dim=0) for part in parts)
+        return 1 - missing / whole.clamp(min=_LEAST_ERROR)
+
+    def _rolled_out(self, trajectory: Trajectory, noise: Noise, code: Tensor | None) -> Float[Tensor, "1 2"]:
+        errors = rollout_errors(
+            self.heads,
+            trajectory,
+            noise.fold("roll-out"),
+            frame=self.frame,
+            reach=self.reach,
+            jumps=self.terms.jumps,
+            bounded=self.bounded,
+            code=code,
+        )
+        return whole_batch_mean(errors.mean(dim=0, keepdim=True))
+
+    def _logarithm(self, errors: Float[Tensor, "n 2"]) -> Float[Tensor, ""]:
+        """Mean logarithm of the errors of latents, and with its weight that of velocities."""
+        logarithms = (errors + _LEAST_ERROR).log().mean(dim=0)
         return logarithms[0] + self.velocity_weight * logarithms[1]
 
     @torch.no_grad()
-    def finish(self, trajectory: Trajectory) -> None:
-        """Measure the Gram matrices behind the calibrated weights on validation trajectories."""
+    def finish(self, trajectory: Trajectory, *, code: Float[Tensor, "batch code"] | None = None) -> None:
+        """Measure the Gram matrices behind the calibrated weights on validation trajectories.
+
+        Arguments:
+            trajectory: Validation clips.
+            code: The global code of each, of a model that is told one.
+        """
         count, half = trajectory.states.shape[1], len(self.heads.gaps) // 2
         offsets = torch.arange(-self.longest, self.longest + 1, device=self.gram.device)
         index = torch.arange(max(_LEAST_CLIPS, len(trajectory)), device=self.gram.device) % len(trajectory)
         trajectory = Trajectory(trajectory.states[index], trajectory.times)
+        code = None if code is None else code[index]
         gram = torch.zeros_like(self.gram)
         seen = torch.zeros_like(gram[..., 0, 0])
         for number in range(_ROUNDS):
-            drawn = self._draw(trajectory, Noise.batch(number, len(trajectory)).fold("calibration"))
+            drawn = self._draw(trajectory, Noise.batch(number, len(trajectory)).fold("calibration"), code)
             inside = (drawn.index >= self.longest) & (drawn.index < count - self.longest)
             velocities = self.heads(drawn.query)[:, :, : self.heads.channels]
             around = take(trajectory.states, (drawn.index[:, None] + offsets).clamp(0, count - 1))
@@ -185,6 +257,7 @@ class MultiScale(LearnedModel):
         *,
         solver: str | None = None,
         weights: str = "calibrated",
+        code: Float[Tensor, "batch code"] | None = None,
     ) -> Solution:
         """States at the requested times; see `VideoModel.sample`.
 
@@ -195,17 +268,18 @@ class MultiScale(LearnedModel):
             solver: One of `solvers`. "two-sided" combines jumps of both signs, "jump" goes forward on the Fenwick
                 tree, both with all gaps or, with a suffix, with gaps of at most so many frames.
             weights: One of `WEIGHTS`.
+            code: The global code of each sample, of a model that is told one.
         """
         solver = refuse_solver(self, solver)
         if weights not in WEIGHTS:
             raise ValueError(f"The weights are {', '.join(WEIGHTS)}; got {weights!r}.")
         known, points = condition.states_only(), as_times(times).tolist()
-        around = Surroundings(condition, gap=self.frame)
+        field = self.field(condition, code=code)
+        around = field.surroundings
         if len(around.times) == 1 and not around.moving[0]:
             raise ValueError(
                 f"One frame does not determine motion: give a second one {self.frame} s before it, or a later one."
             )
-        field = MultiScaleField(self.heads, around)
         wanted = not_known(points, known)
         if not wanted:
             return Solution(known.at(*points), 0, 0)
@@ -215,7 +289,16 @@ class MultiScale(LearnedModel):
         found = dict(zip(wanted, latents, strict=True))
         return dataclasses.replace(solution, trajectory=place_known(found, points, known))
 
-    def _draw(self, trajectory: Trajectory, noise: Noise) -> Transitions:
+    def field(self, condition: Condition, *, code: Float[Tensor, "batch code"] | None = None) -> MultiScaleField:
+        """The heads under a condition: a flow map, and drifts.
+
+        Arguments:
+            condition: Known states, at least one.
+            code: The global code of each sample, of a model that is told one.
+        """
+        return MultiScaleField(self.heads, Surroundings(condition, gap=self.frame, code=code))
+
+    def _draw(self, trajectory: Trajectory, noise: Noise, code: Tensor | None) -> Transitions:
         return draw_transitions(
             self.heads,
             trajectory,
@@ -224,6 +307,7 @@ class MultiScale(LearnedModel):
             reach=self.reach,
             bounded=self.bounded,
             input_noise=self.input_noise,
+            code=code,
         )
 
     def _jumps(self, field: MultiScaleField, wanted: list[float], solver: str, weights: str) -> Solution:
@@ -231,8 +315,8 @@ class MultiScale(LearnedModel):
         name, _, limit = solver.rpartition("-") if solver[-1].isdigit() else (solver, "", "")
         longest = int(limit) * self.frame if limit else self.heads.longest
         gaps = [gap for gap in self.heads.gaps if 0 < gap <= longest + 1e-9]
-        first = around.start
-        roots = [first] if name == "jump" else list(range(first, len(around.times)))
+        first = around.start if name == "jump" else 0
+        roots = [first] if name == "jump" else list(range(len(around.times)))
         if name == "jump":
             plan = fenwick_plan(around.times[first], wanted, gaps)
         else:

@@ -16,20 +16,36 @@ from flowvid.data.model_files import ModelFiles
 from flowvid.encoders.autoencoder import Autoencoder
 from flowvid.encoders.codec import Codec, IdentityCodec
 from flowvid.encoders.vae import ConvVae
+from flowvid.encoders.vector_vae import VectorVae
 from flowvid.models.bisection import RecursiveBisection
+from flowvid.models.clip_generator import ClipGenerator
+from flowvid.models.clip_regression import ClipRegression
+from flowvid.models.coded import CodedMultiScale
 from flowvid.models.continuous import MultiScale
 from flowvid.models.diffusion import ClipDiffusion
+from flowvid.models.frame_flow import FrameFlow
+from flowvid.models.latent_sde import LatentSde
+from flowvid.models.recurrent import RecurrentComposite
 from flowvid.models.regression import DirectRegression
+from flowvid.models.unet_video import UNetVideo
 from flowvid.models.video_model import LearnedModel
 
 PRETRAINED: tuple[type[Codec] | type[LearnedModel], ...] = (
     Autoencoder,
     ClipDiffusion,
+    ClipGenerator,
+    ClipRegression,
+    CodedMultiScale,
     ConvVae,
     DirectRegression,
+    FrameFlow,
     IdentityCodec,
+    LatentSde,
     MultiScale,
+    RecurrentComposite,
     RecursiveBisection,
+    UNetVideo,
+    VectorVae,
 )
 """Classes that a folder can hold."""
 

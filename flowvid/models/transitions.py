@@ -67,11 +67,13 @@ class Transitions:
                 )
             )
 
+        codes = [part.query.code for part in parts if part.query.code is not None]
         query = Query(
             join(*(part.query.state for part in parts)),
             join(*(part.query.moving for part in parts)),
             anchors("past"),
             anchors("future"),
+            torch.cat(codes) if codes else None,
         )
         return Transitions(
             query,
@@ -90,6 +92,7 @@ def draw_transitions(
     reach: int,
     bounded: float,
     input_noise: float,
+    code: Float[Tensor, "batch code"] | None = None,
 ) -> Transitions:
     """One transition for each clip of the batch, the situations in their shares.
 
@@ -101,6 +104,7 @@ def draw_transitions(
         reach: Most frames to a later anchor, and half of those to an earlier one; at least the longest gap.
         bounded: Share of the start and inner states that have a later anchor.
         input_noise: Standard deviation of the noise on inner states that no jump reached.
+        code: The global code of each clip, if the heads are told one.
 
     Raises:
         ValueError: The clips are too short, or the reach is shorter than the longest gap.
@@ -112,7 +116,7 @@ def draw_transitions(
             f"Clips need at least {2 * reach + 2} frames, twice the reach of {reach} frames and two more; "
             f"got {trajectory.states.shape[1]}."
         )
-    drawer = _Drawer(heads, frame, reach, bounded, input_noise)
+    drawer = _Drawer(heads, frame, reach, bounded, input_noise, code)
     parts: list[Transitions] = []
     first, share = 0, 0.0
     for name, draw in (("start", drawer.start), ("inner", drawer.inner), ("end", drawer.end)):
@@ -126,12 +130,21 @@ def draw_transitions(
 
 
 class _Drawer:
-    def __init__(self, heads: TransitionHeads, frame: float, reach: int, bounded: float, input_noise: float) -> None:
+    def __init__(
+        self,
+        heads: TransitionHeads,
+        frame: float,
+        reach: int,
+        bounded: float,
+        input_noise: float,
+        code: Tensor | None,
+    ) -> None:
         self.heads = heads
         self.bounded = bounded
         self.frame = frame
         self.reach = reach
         self.input_noise = input_noise
+        self.code = code
         self.frames = (heads.gap / frame).round().long()
 
     def start(self, trajectory: Trajectory, noise: Noise, first: int) -> Transitions:
@@ -142,7 +155,7 @@ class _Drawer:
         moving = ~(bounded & (noise.uniform("still", device=device) < _STILL))
         state = still(state_at(trajectory, index, frame=self.frame), moving)
         past = Anchor(state, moving, torch.zeros_like(future.span), torch.ones_like(moving))
-        query = Query(state, moving, past, future)
+        query = Query(state, moving, past, future, self._told(first, state))
         weight = self._weight(None, self._beyond(future)) * (self.frames > 0)
         return self._transitions(query, index, weight, first)
 
@@ -173,6 +186,7 @@ class _Drawer:
                 source_moving,
                 anchor_at(trajectory, source, past_at, moving=anchored, frame=self.frame),
                 anchor_at(trajectory, source, future_at, moving=~whole, frame=self.frame).where(bounded),
+                self._told(first, origin),
             )
             head = (self.frames == gap[:, None]).long().argmax(dim=1)
             rates = self.heads(at_source)[torch.arange(len(head), device=device), head]
@@ -183,7 +197,7 @@ class _Drawer:
         unit = torch.stack((torch.ones_like(self.heads.velocity_scale), self.heads.velocity_scale))
         noisy = exact + (jitter * unit[:, None, None, None]).flatten(1, 2)
         state = torch.where(possible[:, None, None, None], jumped, noisy)
-        query = Query(state, whole, past, future)
+        query = Query(state, whole, past, future, self._told(first, state))
         return self._transitions(query, index, self._weight(distance, self._beyond(future)), first)
 
     def end(self, trajectory: Trajectory, noise: Noise, first: int) -> Transitions:
@@ -196,7 +210,8 @@ class _Drawer:
         anchored = noise.uniform("still", device=device) >= _STILL
         past = anchor_at(trajectory, index, index - distance, moving=anchored, frame=self.frame)
         weight = self._weight(distance, None) * (self.frames < 0)
-        return self._transitions(Query(state, moving, past, Anchor.none(state)), index, weight, first)
+        query = Query(state, moving, past, Anchor.none(state), self._told(first, state))
+        return self._transitions(query, index, weight, first)
 
     def _future(
         self, trajectory: Trajectory, noise: Noise, index: Tensor, distance: Tensor
@@ -206,6 +221,10 @@ class _Drawer:
         lone = torch.zeros_like(bounded)
         anchor = anchor_at(trajectory, index, index + distance, moving=lone, frame=self.frame)
         return bounded, anchor.where(bounded)
+
+    def _told(self, first: int, like: Tensor) -> Tensor | None:
+        """The codes of the clips from the first on."""
+        return None if self.code is None else self.code[first : first + len(like)]
 
     def _beyond(self, future: Anchor) -> Int64[Tensor, "n"]:
         """Frames to the later anchor; zero where there is none."""
