@@ -77,7 +77,7 @@ def measure_digits(run: Digits, folder: Path, perceptual: Lpips | None) -> dict[
     """Means over clips of every number, of every method and seed, and positions frame by frame."""
     codec, models = _trained(run, folder)
     frame = run.run.frame
-    clips = run.run.world.clips(range(run.clips), "test")
+    clips = [clip for clip in run.run.world.clips(range(run.clips), "test") if isinstance(clip, Clip)]
     truth = render_clips(clips, time_grid(0.0, run.gaps * EVERY * frame, frame))
     methods = _methods(run, codec, models, clips, truth)
     off_grid = [(number + _THIRD) * frame for number in range(EVERY)]

@@ -14,6 +14,7 @@ __all__ = [
     "as_text",
     "as_times",
     "from_bytes",
+    "luminance",
     "time_grid",
     "to_bytes",
 ]
@@ -91,6 +92,12 @@ def from_bytes(pixels: UInt8[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
 def to_bytes(frames: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     """Frames in [-1, 1] as pixels of 0..255, rounded to the nearest; what lies outside is clipped."""
     return frames.add(1).mul_(127.5).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def luminance(pixels: Float[Tensor, "*batch 3 height width"]) -> Float[Tensor, "*batch 1 height width"]:
+    """How bright pixels of red, green and blue are, in the same unit (ITU-R BT.601)."""
+    weights = pixels.new_tensor((0.299, 0.587, 0.114))[:, None, None]
+    return (pixels * weights).sum(dim=-3, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,11 +30,10 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 from torch.nn import functional as F
 
-from flowvid.video import to_bytes
+from flowvid.video import luminance, to_bytes
 
 FLOW_METHODS = ("dis", "farneback")
 
-_LUMINANCE = (0.299, 0.587, 0.114)
 _LEAST_SIDE = 12
 
 
@@ -109,9 +108,8 @@ def _luminance(images: Float[Tensor, "n channel height width"]) -> np.ndarray:
     low, high = (value.item() for value in images.detach().aminmax())
     if not (low >= -1 - 1e-4 and high <= 1 + 1e-4):
         raise ValueError(f"Optical flow needs finite pixels in [-1, 1]; these range from {low:.4g} to {high:.4g}.")
-    weights = images.new_tensor(_LUMINANCE if channels == 3 else (1.0,))[:, None, None]
-    grey = (images.detach() * weights).sum(dim=1)
-    return to_bytes(grey).cpu().numpy()
+    grey = luminance(images.detach()) if channels == 3 else images.detach()
+    return to_bytes(grey[:, 0]).cpu().numpy()
 
 
 def _dis(cv2: Any, first: np.ndarray, second: np.ndarray) -> np.ndarray:

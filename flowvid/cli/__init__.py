@@ -18,6 +18,7 @@ from flowvid.cli import (
     diagnose,
     evaluate,
     fill,
+    generate,
     probe,
     runs,
     sample,
@@ -26,7 +27,21 @@ from flowvid.cli import (
     train_footage,
 )
 
-_COMMANDS = (demo, train, train_footage, runs, sample, fill, compare, evaluate, probe, dedupe, diagnose, solvers)
+_COMMANDS = (
+    demo,
+    train,
+    train_footage,
+    runs,
+    sample,
+    generate,
+    fill,
+    compare,
+    evaluate,
+    probe,
+    dedupe,
+    diagnose,
+    solvers,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

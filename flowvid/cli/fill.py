@@ -33,7 +33,8 @@ def add(commands: Subparsers) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from flowvid.data.footage.reader import Footage, as_video
+    from flowvid.cli.networks import opened
+    from flowvid.data.footage.reader import as_video
     from flowvid.data.footage.writers import VideoWriter
     from flowvid.encoders.codec import Codec
     from flowvid.generate.fill import fill_video
@@ -47,7 +48,7 @@ def _run(options: argparse.Namespace) -> None:
         raise ValueError(f"Expected a model and a codec; got {type(model).__name__} and {type(codec).__name__}.")
     made = {"model": options.model.name, "solver": options.solver, "seed": options.seed, "from": options.source.name}
     how: dict[str, Any] = {"solver": options.solver, "seed": options.seed}
-    with Footage(options.source) as footage:
+    with opened(options.source) as footage:
         fps = 2 * footage.info.fps if options.fps is None else options.fps
         known, size = _known(footage, options.gap), _size(footage, options.side, getattr(codec, "factor", 1))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from flowvid.cli.common import ProgressBar, Subparsers, add_common, add_execution, execution_of, positive
 from flowvid.data.worlds.clips import FAMILIES
 from flowvid.data.worlds.families import WORLDS, AnyWorld
-from flowvid.models.rivals import RIVALS
+from flowvid.models.rivals import MODELS
 
 if TYPE_CHECKING:
     from flowvid.models.video_model import LearnedModel
@@ -20,7 +20,7 @@ def add(commands: Subparsers) -> None:
     """The command."""
     parser = commands.add_parser("train", help="train the codec and one model, or all of them")
     add_common(parser)
-    parser.add_argument("--model", choices=(*RIVALS, "all"), default="multiscale", help="default: %(default)s")
+    parser.add_argument("--model", choices=(*MODELS, "all"), default="multiscale", help="default: %(default)s")
     parser.add_argument("--steps", type=positive, default=2000, help="optimiser steps; default: %(default)s")
     parser.add_argument("--codec-steps", type=positive, default=1000, help="default: %(default)s")
     parser.add_argument("--clips", type=positive, default=1024, help="training clips; default: %(default)s")

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from flowvid.cli.common import ProgressBar, Subparsers, add_common, add_execution, execution_of, positive
-from flowvid.models.rivals import RIVALS
+from flowvid.models.rivals import MODELS
 
 
 def add(commands: Subparsers) -> None:
@@ -14,7 +14,7 @@ def add(commands: Subparsers) -> None:
     parser = commands.add_parser("train-footage", help="train a codec and a model on a folder of your own videos")
     parser.add_argument("source", metavar="FOOTAGE", nargs="+", help="folders, video files or patterns")
     add_common(parser, out=Path("out/footage"))
-    parser.add_argument("--model", choices=RIVALS, default="multiscale", help="default: %(default)s")
+    parser.add_argument("--model", choices=MODELS, default="multiscale", help="default: %(default)s")
     parser.add_argument("--steps", type=positive, default=2000, help="optimiser steps; default: %(default)s")
     parser.add_argument("--codec-steps", type=positive, default=2000, help="default: %(default)s")
     parser.add_argument("--batch", type=positive, default=16, help="windows per step; default: %(default)s")

@@ -122,7 +122,7 @@ def train_footage(
         footage: What there is, from `flowvid.data.footage.reader.catalogue`.
         run: What to train.
         folder: Where everything lives.
-        kind: One of `flowvid.models.rivals.RIVALS`.
+        kind: One of `flowvid.models.rivals.MODELS`.
         device: Where to train; with many processes on GPUs each takes its own.
         perceptual: Added to the codec's loss, LPIPS say, already weighted.
         most_bytes: What decoded frames may take on the disk; those unread for the longest go first.

@@ -150,7 +150,7 @@ def train_model(
     """One of the run's models: loaded when it is there, continued when it is half done, trained otherwise.
 
     Arguments:
-        name: One of `RIVALS`.
+        name: One of `flowvid.models.rivals.MODELS`.
         run: The run.
         bank: Latents by split, asked only when training is needed.
         folder: Where its files live.

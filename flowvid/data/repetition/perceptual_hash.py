@@ -38,6 +38,8 @@ import torch
 from jaxtyping import Float64, Int16, Int64, UInt8, UInt64
 from torch import Tensor
 
+from flowvid.video import luminance
+
 RADIUS = 7
 """Most bits in which hashes may differ that `HammingIndex` finds."""
 
@@ -78,8 +80,7 @@ def perceptual_hash(pixels: UInt8[Tensor, "frame 3 height width"]) -> UInt64[np.
     Arguments:
         pixels: Thumbnails.
     """
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64)
-    grey = torch.einsum("c,nchw->nhw", weights, pixels.to(torch.float64))[:, None]
+    grey = luminance(pixels.to(torch.float64))
     square = torch.nn.functional.adaptive_avg_pool2d(grey, (_SAMPLES, _SAMPLES))[:, 0]
     waves = (_cosines() @ square @ _cosines().T).flatten(1).numpy()
     # Frequencies that a frame does not have are zero but for rounding, which must not decide a bit.
