@@ -457,13 +457,13 @@ def text(scale: str) -> Texts:
             codec = Optimisation(steps=40, batch=16, learning_rate=8e-3, warmup=5, average=0.8)
             model = Optimisation(steps=5, batch=8, warmup=1, average=0.5)
             run = Run(world=world, clips=32, validation_clips=1, codec=codec, model=model, **shape)
-            sizes = {"run": run, "frames": 9, "width": 16, "depth": 1, "model": model}
+            sizes = {"run": run, "frames": 9, "width": 32, "depth": 1, "model": model}
             few = {"clips": 6, "branches": 4, "samples": 2, "versions": 1, "steps": 2}
         case "cpu":
             codec = Optimisation(steps=1500, learning_rate=8e-3, average=0.99)
             model = Optimisation(steps=2000, batch=32)
             run = Run(world=world, clips=4096, validation_clips=1, codec=codec, model=model, **shape)
-            sizes = {"run": run, "frames": 9, "width": 96, "model": model}
+            sizes = {"run": run, "frames": 9, "width": 64, "side": 2, "model": model}
             few = {}
         case "gpu":
             world = World()

@@ -1,0 +1,155 @@
+"""Figures of `experiments.text`: scores against guidance, errors against what is told, and films with their captions."""
+
+__all__ = ["draw_strips", "draw_text"]
+
+import textwrap
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from experiments.claims import interval
+from experiments.text_scores import WORDS
+from flowvid.data.files import write_atomically
+from flowvid.plot.lines import Line, draw_lines, draw_panels
+from flowvid.train.checkpoint import load_tensors
+
+_COLOURS = {"digit": "vermilion", "direction": "blue", "speed": "green", "events": "purple", "all": "black"}
+_TITLES = {"text": "words alone", "frame": "first frame and words"}
+_WIDE, _TALL = 0.62, 0.66
+
+
+def draw_text(content: dict[str, Any], folder: Path) -> None:
+    """Draw text.png with a PDF of each panel.
+
+    Arguments:
+        content: Results, as read from their file.
+        folder: Where the figures go.
+    """
+    panels = {
+        f"{kind}-{mode}": partial(_against_guidance, content, kind, mode)
+        for kind in ("flow", "diffusion")
+        for mode in _TITLES
+    }
+    panels |= {"error": partial(_against_told, content), "energy": partial(_energy, content)}
+    draw_panels(folder, "text", panels)
+
+
+def draw_strips(path: Path, folder: Path) -> None:
+    """Draw text_film.png and text_moments_film.png.
+
+    Arguments:
+        path: Films with what was said.
+        folder: Where the figures go.
+    """
+    films, about = load_tensors(path)
+    kinds = {
+        "truth": "truth",
+        "flow, text": "flow,\nwords alone",
+        "flow, frame": "flow, first\nframe + words",
+        "diffusion, text": "diffusion,\nwords alone",
+    }
+    panels = [
+        (f"“{said}”", [(name, films[f"said {kind}"][clip]) for kind, name in kinds.items()])
+        for clip, said in enumerate(about["said"])
+    ]
+    _strips(folder / "text_film.png", panels, about["said times"])
+    panels = []
+    for clip, told in enumerate(about["told"]):
+        rows = [("truth", films["told truth"][clip])]
+        for count in about["counts"]:
+            pair = films[f"told {count}"][clip]
+            rows += [(f"told {count}", pair[0]), ("another sample", pair[1])]
+        panels.append((f"told {len(told)}: “" + "”, “".join(told) + "”", rows))
+    _strips(folder / "text_moments_film.png", panels, about["told times"])
+
+
+def _against_guidance(content: dict[str, Any], kind: str, mode: str, axis: Axes) -> list[Line]:
+    scales = content["recipe"]["guidance"]
+    lines = []
+    for word in WORDS:
+        rows = [content["said"][f"{kind}, {mode}, {scale:g}"][word] for scale in scales]
+        lines.append(_line(scales, rows, _COLOURS[word], word))
+        for name, style in (("ceiling", ":"), ("floor", "--")):
+            if word != "all":
+                level = content["said"][name][word][0]
+                axis.axhline(level, color=_hex(_COLOURS[word]), linewidth=0.6, linestyle=style, alpha=0.7)
+    title = f"{kind.capitalize()}, {_TITLES[mode]}"
+    draw_lines(axis, lines, title=title, xlabel="guidance (dotted: ceiling, dashed: floor)", ylabel="share shown")
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_xticks(scales)
+    return lines
+
+
+def _against_told(content: dict[str, Any], axis: Axes) -> list[Line]:
+    counts, told = content["recipe"]["counts"], content["told"]
+    lines = []
+    for key, colour, name, style in (
+        ("error", "vermilion", "error", "-"),
+        ("spread", "blue", "spread", "-"),
+        ("law_error", "black", "law", "--"),
+    ):
+        line = _line(counts, [told[str(count)][key] for count in counts], colour, name)
+        lines.append(Line(x=line.x, y=line.y, low=line.low, high=line.high, colour=colour, name=name, style=style))
+    lines.append(_line(counts, [told["codec"]["error"]] * len(counts), "grey", "codec", marker=""))
+    title = "Branching digit, first two frames known"
+    draw_lines(axis, lines, title=title, xlabel="moments told", ylabel="pixels")
+    axis.set_ylim(bottom=0)
+    axis.set_xticks(counts)
+    return lines
+
+
+def _energy(content: dict[str, Any], axis: Axes) -> list[Line]:
+    counts, told = content["recipe"]["counts"], content["told"]
+    lines = [_line(counts, [told[str(count)]["energy"] for count in counts], "purple", "")]
+    axis.axhline(0.0, color="#444444", linewidth=0.7, linestyle="--")
+    draw_lines(axis, lines, title="Energy distance to the law", xlabel="moments told", ylabel="pixels")
+    axis.set_xticks(counts)
+    return lines
+
+
+def _line(
+    x: Sequence[float], rows: Sequence[Sequence[float]], colour: str, name: str, *, marker: str = "o"
+) -> Line:
+    """Means over seeds, with intervals where there are several."""
+    means = [sum(values) / len(values) for values in rows]
+    found = [interval(values) for values in rows if len(values) > 1]
+    ends = {"low": [one.low for one in found], "high": [one.high for one in found]} if len(found) == len(rows) else {}
+    return Line(x=x, y=means, colour=colour, name=name, marker=marker, **ends)
+
+
+def _hex(colour: str) -> str:
+    from flowvid.plot.lines import COLOURS
+
+    return COLOURS[colour]
+
+
+def _strips(path: Path, panels: Sequence[tuple[str, Sequence[tuple[str, Tensor]]]], times: Sequence[float]) -> None:
+    """Rows of frames under what was said, a column for each time."""
+    columns = len(times)
+    high = sum(_TALL * len(rows) + 0.75 for _, rows in panels)
+    wide = _WIDE * columns * 1.06 + 1.25
+    figure = Figure(figsize=(wide, high), dpi=160)
+    top = high
+    for said, rows in panels:
+        words = textwrap.fill(said, round(wide * 12.5))
+        figure.text(0.1 / wide, (top - 0.1) / high, words, fontsize=8, va="top")
+        top -= 0.2 + 0.14 * (words.count("\n") + 1)
+        for column, time in enumerate(times):
+            x = (1.2 + (column + 0.5) * _WIDE * 1.06) / wide
+            figure.text(x, top / high, f"{time:.2f} s", fontsize=6, ha="center", va="bottom")
+        for name, frames in rows:
+            top -= _TALL
+            figure.text(1.12 / wide, (top + _TALL / 2) / high, name, fontsize=7, ha="right", va="center")
+            for column, frame in enumerate(frames):
+                place = ((1.2 + column * _WIDE * 1.06) / wide, top / high, _WIDE / wide, _WIDE / high)
+                axis = figure.add_axes(place)
+                axis.imshow(np.asarray(frame[0]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                axis.set_axis_off()
+        top -= 0.75 - 0.34
+    write_atomically(path, lambda place: figure.savefig(place))
