@@ -109,7 +109,9 @@ def _trained(run: Texts, kind: str, seed: int, codec: Codec, folder: Path, devic
         clips = setting.world.clips(range(setting.run.clips), "train")
         if kind != "moments":
             return [as_text(_captioned(clips, setting))]
-        return [told_moments(clips, _unknown(setting), max(run.counts), seed=version) for version in range(run.versions)]
+        return [
+            told_moments(clips, _unknown(setting), max(run.counts), seed=version) for version in range(run.versions)
+        ]
 
     path = folder / f"{kind}-seed{seed}.safetensors"
     return train_reader("flow" if kind == "moments" else kind, setting, bank, texts, path, device=device)

@@ -1,4 +1,4 @@
-"""Figures of `experiments.text`: scores against guidance, errors against what is told, and films with their captions."""
+"""Figures of `experiments.text`: scores against guidance, errors against what is told, films with captions."""
 
 __all__ = ["draw_strips", "draw_text"]
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from experiments.claims import interval
 from experiments.text_scores import WORDS
 from flowvid.data.files import write_atomically
-from flowvid.plot.lines import Line, draw_lines, draw_panels
+from flowvid.plot.lines import COLOURS, Line, draw_lines, draw_panels
 from flowvid.train.checkpoint import load_tensors
 
 _COLOURS = {"digit": "vermilion", "direction": "blue", "speed": "green", "events": "purple", "all": "black"}
@@ -78,7 +78,7 @@ def _against_guidance(content: dict[str, Any], kind: str, mode: str, axis: Axes)
         for name, style in (("ceiling", ":"), ("floor", "--")):
             if word != "all":
                 level = content["said"][name][word][0]
-                axis.axhline(level, color=_hex(_COLOURS[word]), linewidth=0.6, linestyle=style, alpha=0.7)
+                axis.axhline(level, color=COLOURS[_COLOURS[word]], linewidth=0.6, linestyle=style, alpha=0.7)
     title = f"{kind.capitalize()}, {_TITLES[mode]}"
     draw_lines(axis, lines, title=title, xlabel="guidance (dotted: ceiling, dashed: floor)", ylabel="share shown")
     axis.set_ylim(-0.03, 1.03)
@@ -113,9 +113,7 @@ def _energy(content: dict[str, Any], axis: Axes) -> list[Line]:
     return lines
 
 
-def _line(
-    x: Sequence[float], rows: Sequence[Sequence[float]], colour: str, name: str, *, marker: str = "o"
-) -> Line:
+def _line(x: Sequence[float], rows: Sequence[Sequence[float]], colour: str, name: str, *, marker: str = "o") -> Line:
     """Means over seeds, with intervals where there are several."""
     means = [sum(values) / len(values) for values in rows]
     found = [interval(values) for values in rows if len(values) > 1]
@@ -123,23 +121,18 @@ def _line(
     return Line(x=x, y=means, colour=colour, name=name, marker=marker, **ends)
 
 
-def _hex(colour: str) -> str:
-    from flowvid.plot.lines import COLOURS
-
-    return COLOURS[colour]
-
-
 def _strips(path: Path, panels: Sequence[tuple[str, Sequence[tuple[str, Tensor]]]], times: Sequence[float]) -> None:
     """Rows of frames under what was said, a column for each time."""
     columns = len(times)
-    high = sum(_TALL * len(rows) + 0.75 for _, rows in panels)
     wide = _WIDE * columns * 1.06 + 1.25
+    texts = [textwrap.fill(said, round(wide * 13)) for said, _ in panels]
+    lines = [words.count("\n") + 1 for words in texts]
+    high = sum(_TALL * len(rows) + 0.45 + 0.14 * count for (_, rows), count in zip(panels, lines, strict=True))
     figure = Figure(figsize=(wide, high), dpi=160)
     top = high
-    for said, rows in panels:
-        words = textwrap.fill(said, round(wide * 12.5))
+    for words, count, (_, rows) in zip(texts, lines, panels, strict=True):
         figure.text(0.1 / wide, (top - 0.1) / high, words, fontsize=8, va="top")
-        top -= 0.2 + 0.14 * (words.count("\n") + 1)
+        top -= 0.25 + 0.14 * count
         for column, time in enumerate(times):
             x = (1.2 + (column + 0.5) * _WIDE * 1.06) / wide
             figure.text(x, top / high, f"{time:.2f} s", fontsize=6, ha="center", va="bottom")
@@ -151,5 +144,5 @@ def _strips(path: Path, panels: Sequence[tuple[str, Sequence[tuple[str, Tensor]]
                 axis = figure.add_axes(place)
                 axis.imshow(np.asarray(frame[0]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
                 axis.set_axis_off()
-        top -= 0.75 - 0.34
+        top -= 0.2
     write_atomically(path, lambda place: figure.savefig(place))
