@@ -9,7 +9,9 @@ __all__ = [
     "branching",
     "chunking",
     "compare_models",
+    "context",
     "ddim_limit",
+    "endpoint",
     "interpolation",
     "real_clips",
     "solver_cost",
@@ -25,8 +27,10 @@ from experiments.branching_methods import Branching
 from experiments.chunk_drift import Drift
 from experiments.chunk_loss import Loss
 from experiments.chunk_shift import Shift
+from experiments.context_methods import Context
 from experiments.crossover import Crossover
 from experiments.digit_gaps import Digits
+from experiments.endpoint_methods import Endpoint, Place
 from experiments.floors import Exact, Trained
 from experiments.mismatch import Mismatch
 from experiments.order import Order
@@ -456,7 +460,7 @@ def text(scale: str) -> Texts:
     shape = {"frame": 0.25, "clip_frames": 9, "scales": 2, "reach": 3, "channels": 8, "codec_width": 32}
     match scale:
         case "quick":
-            codec = Optimisation(steps=40, batch=16, learning_rate=8e-3, warmup=5, average=0.8)
+            codec = Optimisation(steps=15, batch=16, learning_rate=8e-3, warmup=5, average=0.8)
             model = Optimisation(steps=5, batch=8, warmup=1, average=0.5)
             run = Run(world=world, clips=32, validation_clips=1, codec=codec, model=model, **shape)
             sizes = {"run": run, "frames": 9, "width": 32, "depth": 1, "model": model}
@@ -483,3 +487,71 @@ def text(scale: str) -> Texts:
         told=Setting(world=branching, **sizes | {"model": shorter}),
         **few,
     )
+
+
+def context(scale: str) -> Context:
+    """One, two or four frames of a flight, or two and the last, are known.
+
+    Arguments:
+        scale: quick takes seconds, cpu some ten minutes on one core, gpu about an hour on one GPU.
+
+    Raises:
+        ValueError: The scale is unknown.
+    """
+    world = World(canvas=24, scale=1, speed=(6.0, 12.0))
+    shape = {"world": world, "frame": 0.125, "scales": 3, "reach": 4, "clip_frames": 14}
+    match scale:
+        case "quick":
+            codec = Optimisation(steps=30, batch=16, warmup=5, average=0.8)
+            model = Optimisation(steps=6, batch=8, warmup=2, average=0.5)
+            run = Run(clips=32, validation_clips=16, codec_width=8, width=16, codec=codec, model=model, **shape)
+            return Context(name="context-quick", run=run, seeds=(0, 1), clips=6, samples=3, futures=16)
+        case "cpu":
+            codec = Optimisation(steps=500, batch=64, average=0.99)
+            model = Optimisation(steps=500, batch=64, learning_rate=4e-3, warmup=30, average=0.98)
+            run = Run(clips=1024, codec_width=24, width=24, codec=codec, model=model, **shape)
+            return Context(name="context-cpu", run=run)
+        case "gpu":
+            codec, model = Optimisation(steps=8000), Optimisation(steps=20_000, batch=128)
+            run = Run(clips=16_384, validation_clips=512, codec=codec, model=model, **shape)
+            return Context(name="context-gpu", run=run, seeds=(0, 1, 2, 3, 4), clips=512, samples=16, futures=1024)
+        case _:
+            raise ValueError(f"The scales are {', '.join(SCALES)}; got {scale!r}.")
+
+
+def endpoint(scale: str) -> Endpoint:
+    """The end first, on a flight and in the two-way world.
+
+    Arguments:
+        scale: quick takes seconds, cpu some twelve minutes on one core, gpu about two hours on one GPU.
+
+    Raises:
+        ValueError: The scale is unknown.
+    """
+    ways = BranchingWorld(coins=1, hit=0.4, angle_of_turn=math.pi / 3, canvas=24, scale=1, speed=(6.0, 12.0))
+    flight = World(canvas=24, scale=1, speed=(6.0, 12.0))
+    shapes = {
+        "flight": {"world": flight, "frame": 0.125, "scales": 4, "reach": 8, "clip_frames": 18},
+        "two-way": {"world": ways, "frame": 0.25, "scales": 3, "reach": 4, "clip_frames": 10},
+    }
+    match scale:
+        case "quick":
+            codec = Optimisation(steps=20, batch=16, warmup=5, average=0.8)
+            model = Optimisation(steps=3, batch=8, warmup=1, average=0.5)
+            size = {"clips": 24, "validation_clips": 16, "codec_width": 8, "width": 24}
+            few, seeds, clips, samples = {}, (0, 1), 2, 2
+        case "cpu":
+            codec = Optimisation(steps=500, batch=64, average=0.99)
+            model = Optimisation(steps=500, batch=32, learning_rate=4e-3, warmup=30, average=0.98)
+            size = {"clips": 1024, "codec_width": 24, "width": 24}
+            few, seeds, clips, samples = {"clip-flow": 250, "clip-diffusion": 250}, (0, 1, 2), 32, 8
+        case "gpu":
+            codec, model = Optimisation(steps=8000), Optimisation(steps=20_000, batch=128)
+            size = {"clips": 16_384, "validation_clips": 512}
+            few, seeds, clips, samples = {}, (0, 1, 2, 3, 4), 256, 16
+        case _:
+            raise ValueError(f"The scales are {', '.join(SCALES)}; got {scale!r}.")
+    places = {
+        name: Place(run=Run(codec=codec, model=model, **size, **shape), steps=few) for name, shape in shapes.items()
+    }
+    return Endpoint(name=f"endpoint-{scale}", places=places, seeds=seeds, clips=clips, samples=samples)

@@ -29,7 +29,6 @@ from experiments.run import run_experiment
 from experiments.text_figures import draw_strips, draw_text
 from experiments.text_models import Reading, Setting, Texts, moments, seeded, told_moments, train_reader
 from experiments.text_scores import WORDS, law, path_scores, said_scores
-from flowvid.data.worlds.branching import futures
 from flowvid.data.worlds.clips import Clip, render_clips
 from flowvid.data.worlds.describe import describe, timed_captions
 from flowvid.encoders.codec import Codec
@@ -275,10 +274,7 @@ def _said_clips(run: Texts) -> list[Clip]:
 
 
 def _told_clips(run: Texts) -> list[Clip]:
-    """Held-out clips with more than one future."""
-    times = run.told.times.tolist()
-    clips = run.told.world.clips(range(2 * run.branches), "test")
-    return [clip for clip in clips if len(futures(clip, times[1], times[-1])) > 1][: run.branches]
+    return run.told.world.clips(range(run.branches), "test")
 
 
 def _unknown(setting: Setting) -> tuple[float, float]:

@@ -22,6 +22,7 @@ from flowvid.train.checkpoint import load_tensors
 _COLOURS = {"digit": "vermilion", "direction": "blue", "speed": "green", "events": "purple", "all": "black"}
 _TITLES = {"text": "words alone", "frame": "first frame and words"}
 _WIDE, _TALL = 0.62, 0.66
+_BRANCHED = 2
 
 
 def draw_text(content: dict[str, Any], folder: Path) -> None:
@@ -60,7 +61,7 @@ def draw_strips(path: Path, folder: Path) -> None:
     ]
     _strips(folder / "text_film.png", panels, about["said times"])
     panels = []
-    for clip, told in enumerate(about["told"]):
+    for clip, told in enumerate(about["told"][:_BRANCHED]):
         rows = [("truth", films["told truth"][clip])]
         for count in about["counts"]:
             pair = films[f"told {count}"][clip]
@@ -95,7 +96,9 @@ def _against_told(content: dict[str, Any], axis: Axes) -> list[Line]:
         ("law_error", "black", "law", "--"),
     ):
         line = _line(counts, [told[str(count)][key] for count in counts], colour, name)
-        lines.append(Line(x=line.x, y=line.y, low=line.low, high=line.high, colour=colour, name=name, style=style))
+        lines.append(
+            Line(x=line.x, y=line.y, low=line.low, high=line.high, colour=colour, name=name, style=style, marker="o")
+        )
     lines.append(_line(counts, [told["codec"]["error"]] * len(counts), "grey", "codec", marker=""))
     title = "Branching digit, first two frames known"
     draw_lines(axis, lines, title=title, xlabel="moments told", ylabel="pixels")
@@ -117,15 +120,15 @@ def _line(x: Sequence[float], rows: Sequence[Sequence[float]], colour: str, name
     """Means over seeds, with intervals where there are several."""
     means = [sum(values) / len(values) for values in rows]
     found = [interval(values) for values in rows if len(values) > 1]
-    ends = {"low": [one.low for one in found], "high": [one.high for one in found]} if len(found) == len(rows) else {}
-    return Line(x=x, y=means, colour=colour, name=name, marker=marker, **ends)
+    low, high = ([getattr(one, end) for one in found] if len(found) == len(rows) else [] for end in ("low", "high"))
+    return Line(x=x, y=means, colour=colour, name=name, marker=marker, low=low, high=high)
 
 
 def _strips(path: Path, panels: Sequence[tuple[str, Sequence[tuple[str, Tensor]]]], times: Sequence[float]) -> None:
     """Rows of frames under what was said, a column for each time."""
     columns = len(times)
     wide = _WIDE * columns * 1.06 + 1.25
-    texts = [textwrap.fill(said, round(wide * 13)) for said, _ in panels]
+    texts = [textwrap.fill(said, round(wide * 16)) for said, _ in panels]
     lines = [words.count("\n") + 1 for words in texts]
     high = sum(_TALL * len(rows) + 0.45 + 0.14 * count for (_, rows), count in zip(panels, lines, strict=True))
     figure = Figure(figsize=(wide, high), dpi=160)
@@ -139,10 +142,15 @@ def _strips(path: Path, panels: Sequence[tuple[str, Sequence[tuple[str, Tensor]]
         for name, frames in rows:
             top -= _TALL
             figure.text(1.12 / wide, (top + _TALL / 2) / high, name, fontsize=7, ha="right", va="center")
-            for column, frame in enumerate(frames):
-                place = ((1.2 + column * _WIDE * 1.06) / wide, top / high, _WIDE / wide, _WIDE / high)
-                axis = figure.add_axes(place)
-                axis.imshow(np.asarray(frame[0]), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-                axis.set_axis_off()
+            axis = figure.add_axes((1.2 / wide, top / high, columns * _WIDE * 1.06 / wide, _WIDE / high))
+            axis.imshow(_row(frames), cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+            axis.set_axis_off()
         top -= 0.2
     write_atomically(path, lambda place: figure.savefig(place))
+
+
+def _row(frames: Tensor) -> np.ndarray:
+    """Frames side by side, each followed by a white gap of six per cent of its width."""
+    pixels = np.asarray(frames[:, 0]).repeat(16, axis=1).repeat(16, axis=2)
+    gap = round(0.06 * pixels.shape[2])
+    return np.concatenate(np.pad(pixels, ((0, 0), (0, 0), (0, gap)), constant_values=255), axis=1)

@@ -26,7 +26,7 @@ from flowvid.train.plan import Run
 from flowvid.train.store import Store
 from flowvid.video import Text, Times, Trajectory, as_text, time_grid
 
-KINDS: dict[str, dict[str, str]] = {
+KINDS: dict[str, dict[str, Any]] = {
     "flow": {"predicts": "velocity", "schedule": "linear"},
     "diffusion": {"predicts": "v", "schedule": "angle-uniform"},
 }
@@ -73,7 +73,7 @@ class Texts:
         guidance: Scales of guidance, among them 0, 1, 2 and 4.
         counts: Numbers of moments that are told, among them 0, 1, 2 and 4.
         clips: Held-out clips with one caption.
-        branches: Held-out clips with more than one future.
+        branches: Held-out clips of the branching world, each with more than one future.
         samples: Samples of each of those.
         versions: Draws of moments for every training clip.
         steps: Evaluations of the network without guidance.
