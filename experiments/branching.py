@@ -178,7 +178,10 @@ def _claims(rows: dict[str, dict[str, list[float]]], code: dict[str, list[Any]])
         ),
         claim("B15", "depth, anchors first over frame flow", share("anchors first", "frame flow", "depth"), most=0.3),
         claim(
-            "B16", "depth, code over clip diffusion", share("multi-scale, code", "clip diffusion, trunk", "depth"), most=1.5
+            "B16",
+            "depth, code over clip diffusion",
+            share("multi-scale, code", "clip diffusion, trunk", "depth"),
+            most=1.5,
         ),
     ]
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from experiments.branching_methods import Branching, asked
 from flowvid.data.worlds.branching import flight_of, future_moments, futures
+from flowvid.data.worlds.clips import Clip
 from flowvid.data.worlds.scene import render_scenes
 from flowvid.encoders.codec import Codec
 from flowvid.metrics.diversity import best_of, coverage
@@ -59,7 +60,7 @@ def known_futures(run: Branching, codec: Codec) -> Futures:
         ValueError: A clip has not two futures after the first frame and before the horizon.
     """
     times = asked(run)
-    clips = run.run.world.clips(range(run.clips), "test")
+    clips = [clip for clip in run.run.world.clips(range(run.clips), "test") if isinstance(clip, Clip)]
     pairs = [sorted(futures(clip, 0.0, times[-1]), key=lambda pair: flight_of(pair[1]).coins[0]) for clip in clips]
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError("Each clip needs one coin between the first frame and the horizon; give the world one coin.")

@@ -286,7 +286,8 @@ def _sampled(trained: Trained, bench: Bench, model: MultiScale) -> tuple[Curves,
     known = condition(bench, "predict")
     around = Surroundings(known, gap=model.frame)
     field = MultiScaleField(model.heads, around)
-    start, times = around.state(around.start), [around.times[around.start], bench.run.horizon]
+    first = around.start(bench.run.horizon)
+    start, times = around.state(first), [around.times[first], bench.run.horizon]
     drift = field.drift(lambda h: _forward(model, h))
     own = Grid(method="rk4", substeps=trained.reference_steps).solve(drift, start, times).require()
     truth, channels = bench.positions(times[1:]), model.heads.channels

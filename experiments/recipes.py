@@ -22,6 +22,7 @@ __all__ = [
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from experiments.branching_methods import Branching
 from experiments.chunk_drift import Drift
@@ -457,14 +458,14 @@ def text(scale: str) -> Texts:
     """
     world = World(canvas=16, scale=1, speed=(2.0, 4.5))
     branching = BranchingWorld(coins=3, hit=0.6, angle_of_turn=math.pi / 3, canvas=16, scale=1, speed=(4.0, 7.0))
-    shape = {"frame": 0.25, "clip_frames": 9, "scales": 2, "reach": 3, "channels": 8, "codec_width": 32}
+    shape: dict[str, Any] = {"frame": 0.25, "clip_frames": 9, "scales": 2, "reach": 3, "channels": 8, "codec_width": 32}
     match scale:
         case "quick":
             codec = Optimisation(steps=15, batch=16, learning_rate=8e-3, warmup=5, average=0.8)
             model = Optimisation(steps=5, batch=8, warmup=1, average=0.5)
             run = Run(world=world, clips=32, validation_clips=1, codec=codec, model=model, **shape)
-            sizes = {"run": run, "frames": 9, "width": 32, "depth": 1, "model": model}
-            few = {"clips": 6, "branches": 4, "samples": 2, "versions": 1, "steps": 2}
+            sizes: dict[str, Any] = {"run": run, "frames": 9, "width": 32, "depth": 1, "model": model}
+            few: dict[str, Any] = {"clips": 6, "branches": 4, "samples": 2, "versions": 1, "steps": 2}
         case "cpu":
             codec = Optimisation(steps=1500, learning_rate=8e-3, average=0.99)
             model = Optimisation(steps=1600, batch=32, learning_rate=3e-3)
@@ -499,7 +500,7 @@ def context(scale: str) -> Context:
         ValueError: The scale is unknown.
     """
     world = World(canvas=24, scale=1, speed=(6.0, 12.0))
-    shape = {"world": world, "frame": 0.125, "scales": 3, "reach": 4, "clip_frames": 14}
+    shape: dict[str, Any] = {"world": world, "frame": 0.125, "scales": 3, "reach": 4, "clip_frames": 14}
     match scale:
         case "quick":
             codec = Optimisation(steps=30, batch=16, warmup=5, average=0.8)
@@ -530,16 +531,17 @@ def endpoint(scale: str) -> Endpoint:
     """
     ways = BranchingWorld(coins=1, hit=0.4, angle_of_turn=math.pi / 3, canvas=24, scale=1, speed=(6.0, 12.0))
     flight = World(canvas=24, scale=1, speed=(6.0, 12.0))
-    shapes = {
+    shapes: dict[str, dict[str, Any]] = {
         "flight": {"world": flight, "frame": 0.125, "scales": 4, "reach": 8, "clip_frames": 18},
         "two-way": {"world": ways, "frame": 0.25, "scales": 3, "reach": 4, "clip_frames": 10},
     }
+    few: dict[str, int] = {}
     match scale:
         case "quick":
             codec = Optimisation(steps=20, batch=16, warmup=5, average=0.8)
             model = Optimisation(steps=3, batch=8, warmup=1, average=0.5)
-            size = {"clips": 24, "validation_clips": 16, "codec_width": 8, "width": 24}
-            few, seeds, clips, samples = {}, (0, 1), 2, 2
+            size: dict[str, Any] = {"clips": 24, "validation_clips": 16, "codec_width": 8, "width": 24}
+            seeds, clips, samples = (0, 1), 2, 2
         case "cpu":
             codec = Optimisation(steps=500, batch=64, average=0.99)
             model = Optimisation(steps=500, batch=32, learning_rate=4e-3, warmup=30, average=0.98)
@@ -548,7 +550,7 @@ def endpoint(scale: str) -> Endpoint:
         case "gpu":
             codec, model = Optimisation(steps=8000), Optimisation(steps=20_000, batch=128)
             size = {"clips": 16_384, "validation_clips": 512}
-            few, seeds, clips, samples = {}, (0, 1, 2, 3, 4), 256, 16
+            seeds, clips, samples = (0, 1, 2, 3, 4), 256, 16
         case _:
             raise ValueError(f"The scales are {', '.join(SCALES)}; got {scale!r}.")
     places = {

@@ -66,6 +66,25 @@ def sampled(
     return model.sample(condition, times, Noise.of(seeds), **options).trajectory.states
 
 
+# Units
+
+
+def test_a_model_of_starts_spans_its_windows_and_others_whole_clips() -> None:
+    assert fresh(starts=True).span.item() == pytest.approx((FRAMES - 1) * FRAME)
+    assert fresh().span.item() == pytest.approx(16 * FRAME)
+    short = fresh(starts=True)
+    short.prepare(waves(count=4))
+    assert short.span.item() == pytest.approx(3 * FRAME)
+
+
+def test_a_model_of_starts_refuses_clips_that_it_may_know_whole() -> None:
+    model = fresh(starts=True)
+    for learn in (model.prepare, lambda clips: model.loss(clips, Noise.batch(0, 3))):
+        with pytest.raises(ValueError, match="at least 3 frames"):
+            learn(waves(count=2))
+    assert model.loss(waves(count=3), Noise.batch(0, 3)).isfinite()
+
+
 # Sets of frames in training
 
 

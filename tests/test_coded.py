@@ -100,6 +100,21 @@ def test_first_and_last_alone_are_answered_and_one_frame_is_refused() -> None:
         model().sample(known((0.0,)), [0.4], Noise.batch(0, 3))
 
 
+def test_key_frames_that_begin_still_are_filled_in_between() -> None:
+    """A lone frame, and a moving pair later: times between follow both."""
+    condition, times = known((0.0, 1.0 - FRAME, 1.0)), [0.0, 0.25, 0.5, 1.0]
+    assert condition.known is not None
+    found = model().sample(condition, times, Noise.batch(0, 3), solver="two-sided").trajectory.states
+    assert bool(found.isfinite().all())
+    assert torch.equal(found[:, [0, 3]], condition.known.at(0.0, 1.0).states)
+    for frame in (0, 2):
+        states = condition.known.states.clone()
+        states[:, frame] += 1.0
+        other = Condition(Trajectory(states, condition.known.times))
+        moved = model().sample(other, times, Noise.batch(0, 3), solver="two-sided").trajectory.states
+        assert float((moved - found)[:, 1:3].abs().amax(dim=(2, 3, 4)).min()) > 1e-3
+
+
 def test_other_conditions_are_refused() -> None:
     with pytest.raises(ValueError, match="starts from known frames"):
         model().sample(Condition(), [0.5], Noise.batch(0, 1))
@@ -159,9 +174,7 @@ def test_wrong_options_are_refused(wrong: dict[str, Any]) -> None:
 def test_heads_refuse_another_code_than_theirs() -> None:
     plain = MultiScale(1, frame=FRAME, scales=SCALES, reach=REACH, width=8)
     with pytest.raises(ValueError, match="code of 0 numbers; got one of 4"):
-        plain.sample(
-            known(CONTEXT), LATER, Noise.batch(0, 3), code=torch.zeros(3, 4), weights="lagrange", solver="jump-1"
-        )
+        plain.loss(world(64, "train")[1], Noise.batch(0, 64), code=torch.zeros(64, 4))
     with pytest.raises(ValueError, match="code of 4 numbers; got one of 0"):
         model().moves.loss(world(64, "train")[1], Noise.batch(0, 64))
 
@@ -204,7 +217,7 @@ def test_slowed_layers_answer_alike_and_learn_more_slowly() -> None:
 
 
 def test_a_vector_field_listens_to_all_it_is_told() -> None:
-    made = VectorField(3, 5)
+    made = VectorField(3, 5).requires_grad_(False)
     vectors, level, context = torch.randn(4, 3), torch.rand(4), torch.randn(4, 5)
     found = made(vectors, level, context)
     for other in (made(vectors + 1, level, context), made(vectors, level / 2, context), made(vectors, level, -context)):

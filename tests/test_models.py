@@ -374,6 +374,31 @@ def test_untrained_midpoints_are_means_and_their_velocities_means_of_those_that_
     torch.testing.assert_close(middle, torch.cat(((left + right)[:, :CHANNELS] / 2, velocity), dim=1))
 
 
+@pytest.mark.parametrize(
+    ("name", "solver"), [("multiscale", "two-sided"), ("multiscale", "jump"), ("multiscale", "rk4"), ("direct", None)]
+)
+def test_frames_before_the_last_pair_change_nothing_of_what_follows_it(name: str, solver: str | None) -> None:
+    times = [FRAME, 2 * FRAME, 4 * FRAME]
+
+    def after(count: int) -> Tensor:
+        known = oscillation([number * FRAME for number in range(1 - count, 1)])
+        return sampled(name, solver, known, times).trajectory.states
+
+    pair = after(2)
+    assert float((pair[:, -1] - pair[:, 0]).abs().max()) > 1e-3
+    for count in (3, 4):
+        torch.testing.assert_close(after(count), pair)
+
+
+@pytest.mark.parametrize("name", ["multiscale", "bisection", "direct"])
+def test_key_frames_that_begin_still_are_filled_in_from_the_first(name: str) -> None:
+    known = oscillation([0.0, 3 * FRAME, 4 * FRAME])
+    moved = Trajectory(torch.cat((known.states[:, :1] + 1, known.states[:, 1:]), dim=1), known.times)
+    found, other = (sampled(name, None, one, [0.0, FRAME, 2 * FRAME]).trajectory.states for one in (known, moved))
+    assert torch.equal(found[:, 0], known.states[:, 0])
+    assert bool(((other - found)[:, 1:].abs().amax(dim=(2, 3, 4)) > 1e-3).all())
+
+
 @pytest.mark.parametrize(("name", "solver"), [("multiscale", "jump"), ("multiscale", "two-sided"), ("direct", None)])
 def test_without_an_end_an_untrained_network_stands_still(name: str, solver: str | None) -> None:
     made, condition = fresh(name), Condition(oscillation(CONTEXT))

@@ -151,9 +151,14 @@ class Surroundings:
             self.moving.append(before is not None)
             self._states.append(torch.cat((latent, velocity), dim=1))
 
-    @property
-    def start(self) -> int:
-        """Index of the first state whose velocity is known, or of the first state when there is none."""
+    def start(self, first: float) -> int:
+        """Index of the state from which all times from ``first`` on are reached: the latest up to then that moves.
+
+        Where none does so early it is the first one that moves, or the first of all.
+        """
+        early = [i for i, time in enumerate(self.times) if self.moving[i] and time <= first + _CLOSE]
+        if early:
+            return early[-1]
         return self.moving.index(True) if any(self.moving) else 0
 
     def state(self, index: int) -> Float[Tensor, "batch state height width"]:

@@ -151,17 +151,16 @@ class RecursiveBisection(LearnedModel):
         refuse_solver(self, solver)
         known = condition.states_only()
         around = Surroundings(condition, gap=self.frame)
-        first = around.start
-        states = torch.stack([around.state(index) for index in range(first, len(around.times))], dim=1)
+        states = torch.stack([around.state(index) for index in range(len(around.times))], dim=1)
         points = as_times(times).tolist()
         wanted = not_known(points, known)
         if not wanted:
             return Solution(known.at(*points), 0, 0)
         found, evaluations, depth = bisect(
             self.midpoint,
-            around.times[first:],
+            around.times,
             states,
-            around.moving[first:],
+            around.moving,
             wanted,
             options=self.options,
             observed=lambda state: state[:, : self.channels],

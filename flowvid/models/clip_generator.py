@@ -49,7 +49,7 @@ from flowvid.dynamics.drift import clock
 from flowvid.encoders.text import TextTokens
 from flowvid.encoders.words import make_text_encoder
 from flowvid.models.clip_windows import ClipWindow, draw_frames, draw_known, draw_start, plan_windows
-from flowvid.models.frames import check_frame_step, not_known, place_known, take
+from flowvid.models.frames import check_clips, not_known, place_known, take
 from flowvid.models.heard import Words, heard
 from flowvid.models.likelihood import ACCURATE, Likelihood, log_likelihood
 from flowvid.models.samplers import flow_solver, flow_solvers
@@ -143,22 +143,24 @@ class ClipGenerator(ReadingModel):
         return flow_solvers()
 
     def prepare(self, trajectory: Trajectory) -> None:
-        """Measure the seconds that a clip spans and the size of a frame; latents are normalised already.
+        """Measure the seconds that a trained window spans and the size of a frame; latents are normalised already.
 
         Raises:
-            ValueError: The clips are not spaced by the model's frame.
+            ValueError: The clips are not spaced by the model's frame, or too short.
         """
-        check_frame_step(trajectory, self.frame)
-        self.span.fill_((trajectory.times[-1] - trajectory.times[0]).item())
+        self._check(trajectory)
+        whole = (trajectory.times[-1] - trajectory.times[0]).item()
+        self.span.fill_(min(whole, (self.frames - 1) * self.frame) if self.starts else whole)
         self.size.copy_(torch.tensor(trajectory.states.shape[-2:]))
 
     def loss(self, trajectory: Trajectory, noise: Noise, *, text: TextTokens | None = None) -> Float[Tensor, ""]:
         """Mean squared error of the prediction on unknown frames of random sets; see `ReadingModel.loss`.
 
         Raises:
-            ValueError: The clips are not spaced by the model's frame, or words are told to a model without text.
+            ValueError: The clips are not spaced by the model's frame or too short, or words are told to a model
+                without text.
         """
-        check_frame_step(trajectory, self.frame)
+        self._check(trajectory)
         states, device = trajectory.states, trajectory.states.device
         count, places = states.shape[1], min(self.frames, states.shape[1])
         if self.starts:
@@ -276,6 +278,10 @@ class ClipGenerator(ReadingModel):
         flow = self._flow(window, clean, told[0])
         unknown = torch.stack([states[time] for time in moments if time not in held], dim=1)
         return log_likelihood(flow, unknown, noise, solver=solver, probes=probes, levels=self._levels())
+
+    def _check(self, trajectory: Trajectory) -> None:
+        """Refuse clips of which no frame may be left to predict: starts know up to two."""
+        check_clips(trajectory, self.frame, least=3 if self.starts else 2)
 
     def _window(
         self, window: ClipWindow, flow: Denoiser, like: Tensor, sampler: Solver, noise: Noise

@@ -315,7 +315,7 @@ class MultiScale(LearnedModel):
         name, _, limit = solver.rpartition("-") if solver[-1].isdigit() else (solver, "", "")
         longest = int(limit) * self.frame if limit else self.heads.longest
         gaps = [gap for gap in self.heads.gaps if 0 < gap <= longest + 1e-9]
-        first = around.start if name == "jump" else 0
+        first = around.start(wanted[0]) if name == "jump" else 0
         roots = [first] if name == "jump" else list(range(len(around.times)))
         if name == "jump":
             plan = fenwick_plan(around.times[first], wanted, gaps)
@@ -333,7 +333,7 @@ class MultiScale(LearnedModel):
 
     def _ode(self, field: MultiScaleField, wanted: list[float], solver: str, weights: str) -> Solution:
         around = field.surroundings
-        start = around.start
+        start = around.start(wanted[0])
         if not around.moving[start]:
             raise ValueError(
                 "An ODE solver needs the velocity at the start: give two context frames one shortest gap apart "

@@ -108,7 +108,7 @@ class DirectRegression(LearnedModel):
         wanted = not_known(points, known)
         if not wanted:
             return Solution(known.at(*points), 0, 0)
-        first = around.times[around.start]
+        first = around.times[0]
         if wanted[0] < first:
             raise ValueError(f"This model answers times from {first} s on; got {wanted[0]} s.")
         sources = [max(i for i, at in enumerate(around.times) if at < time) for time in wanted]
