@@ -417,3 +417,14 @@ def test_the_loss_falls_and_repeats() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         made.finish(data)
+
+
+def test_a_report_needs_two_clips_and_finishing_on_one_says_nothing_of_collapse() -> None:
+    made, data = build(), world(64, "train")[1]
+    made.prepare(data)
+    one = Trajectory(data.states[:1], data.times)
+    with pytest.raises(ValueError, match="give at least two"):
+        made.report(one)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made.finish(one)

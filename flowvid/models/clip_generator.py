@@ -325,7 +325,7 @@ class ClipGenerator(ReadingModel):
             raise ValueError("This model knows neither clips nor their size; call prepare with training clips first.")
         held = count if known is None else len(known)
         if held != count:
-            raise ValueError(f"There is one seed for each sample; got {count} for {held}.")
+            raise ValueError(f"What is known is of {held} samples; got {count} seeds or clips for them.")
         if known is not None:
             return known.states[:, 0]
         weight = next(self.network.parameters())

@@ -197,8 +197,8 @@ class CodedMultiScale(LearnedModel):
         """Calibrate the weights given codes of validation clips, and warn of a code that says nothing."""
         code = self.encode_code(trajectory, Noise.batch(0, len(trajectory)).fold("finish"))
         self.moves.finish(trajectory, code=code)
-        report = self.report(trajectory)
-        if report.collapsed:
+        report = self.report(trajectory) if len(trajectory) > 1 else None
+        if report is not None and report.collapsed:
             warnings.warn(
                 f"The global code collapsed: it holds {report.bits:.2g} bits and no number of it is active, so all "
                 "samples of a condition are alike. That is right where what is known determines the future; where it "
@@ -329,7 +329,12 @@ class CodedMultiScale(LearnedModel):
 
         Arguments:
             trajectory: Clips as for training, at least two.
+
+        Raises:
+            ValueError: There is a single clip, whose code varies over nothing.
         """
+        if len(trajectory) < 2:
+            raise ValueError("Whether a code says anything shows in how it varies over clips; give at least two.")
         mean, log_variance = self.posterior_of(trajectory)
         noise = Noise.batch(0, len(trajectory)).fold("report")
         code = self._drawn(mean, log_variance, noise)

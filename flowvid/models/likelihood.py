@@ -65,6 +65,9 @@ def log_likelihood(
 ) -> Likelihood:
     """Log likelihood of data under a probability flow.
 
+    It has gradients with respect to the data and the flow's parameters, and keeps what they need, evaluation by
+    evaluation; where none are wanted, call it under `torch.no_grad`.
+
     Arguments:
         flow: A `Denoiser`, or any drift over the noise level from data at 0 to standard noise at 1.
         clean: The data.
