@@ -43,6 +43,15 @@ from flowvid.video import Trajectory, from_bytes, time_grid, to_bytes
 _COLOURS = dict(zip(METHODS, ("blue", "vermilion", "purple", "green", "orange"), strict=True))
 _LAW = "the law's mean"
 _FILMED = 2
+_SHOWN = (
+    "truth",
+    "1 frame: the law's mean",
+    "1 frame: regression",
+    "1 frame: frame flow",
+    "2 frames: regression",
+    "2 frames: multi-scale",
+    "2 frames, end: multi-scale",
+)
 
 
 def measure(run: Context, *, work: Path | None = None) -> dict[str, Any]:
@@ -256,7 +265,7 @@ def _film(codec: Codec, states: Tensor) -> Tensor:
 def _draw_films(path: Path, folder: Path) -> None:
     tensors, about = load_tensors(path)
     panels = [
-        (f"clip {clip}", about["times"], [Strip(name, from_bytes(tensors[name][clip])) for name in about["names"]])
+        (f"clip {clip}", about["times"], [Strip(name, from_bytes(tensors[name][clip])) for name in _SHOWN])
         for clip in range(len(tensors["truth"]))
     ]
     film_strips(folder / "context_film.png", panels, known=[[]] * len(panels))
