@@ -158,7 +158,7 @@ def test_windows_sample_every_time_once_given_what_came_before(
         assert all((time in done) == given for time, given in pairs)
         new = [time for time, given in pairs if not given]
         before, after = [t for t in done if t < new[0]], [t for t in held if t > new[0]]
-        near = [t for t in sorted(before)[-2:] if new[0] - t <= span / 2]
+        near = [t for t in sorted(before)[-2:] if new[0] - t <= span / 2 + 1e-9]
         assert set(near) <= set(window.times)
         assert not before or near or min(after, default=math.inf) - new[0] <= span / 2 + 1e-5
         following = min((t for t in held if t > new[-1]), default=math.inf)

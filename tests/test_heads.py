@@ -239,29 +239,32 @@ def test_a_context_frame_supplies_a_velocity_and_is_no_anchor() -> None:
     frames = known.require().states
     assert around.times == [0.1, 1.5]
     assert around.moving == [True, False]
-    assert around.start == 0
+    assert around.start(0.2) == 0
     assert torch.equal(around.state(0)[:, :CHANNELS], frames[:, 1])
     assert torch.allclose(around.state(0)[:, CHANNELS:], (frames[:, 1] - frames[:, 0]) / 0.1)
     assert torch.equal(around.state(1), torch.cat((frames[:, 2], torch.zeros_like(frames[:, 2])), dim=1))
 
 
 @pytest.mark.parametrize(
-    ("times", "kept", "moving", "start"),
+    ("times", "kept", "moving", "first", "start"),
     [
-        ([0.7], [0.7], [False], 0),
-        ([0.0, 1.5], [0.0, 1.5], [False, False], 0),
-        ([0.0, 0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [True, True, True], 0),
-        ([0.0, 0.4, 0.5, 1.5], [0.0, 0.5, 1.5], [False, True, False], 1),
-        ([0.0, 0.1, 1.4, 1.5], [0.1, 1.5], [True, True], 0),
-        ([0.0, 0.05, 0.1, 0.15], [0.1, 0.15], [True, True], 0),
+        ([0.7], [0.7], [False], 0.8, 0),
+        ([0.0, 1.5], [0.0, 1.5], [False, False], 0.2, 0),
+        ([0.0, 0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [True, True, True], 0.35, 2),
+        ([0.0, 0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [True, True, True], 0.2, 1),
+        ([0.0, 0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [True, True, True], 0.05, 0),
+        ([0.0, 0.4, 0.5, 1.5], [0.0, 0.5, 1.5], [False, True, False], 1.6, 1),
+        ([0.0, 0.4, 0.5, 1.5], [0.0, 0.5, 1.5], [False, True, False], 0.2, 1),
+        ([0.0, 0.1, 1.4, 1.5], [0.1, 1.5], [True, True], 0.2, 0),
+        ([0.0, 0.05, 0.1, 0.15], [0.1, 0.15], [True, True], 0.2, 1),
     ],
-    ids=["one", "ends", "prefix", "key frames", "moving ends", "irregular"],
+    ids=["one", "ends", "prefix", "within", "before", "key frames", "still first", "moving ends", "irregular"],
 )
 def test_every_task_is_known_states_and_flags(
-    times: list[float], kept: list[float], moving: list[bool], start: int
+    times: list[float], kept: list[float], moving: list[bool], first: float, start: int
 ) -> None:
     around = Surroundings(condition(times), gap=0.1)
-    assert (around.times, around.moving, around.start) == (kept, moving, start)
+    assert (around.times, around.moving, around.start(first)) == (kept, moving, start)
 
 
 def expected_anchor(around: Surroundings, time: float, side: int) -> int | None:
