@@ -160,7 +160,7 @@ def test_a_frozen_generator_stays_and_its_motion_is_learned() -> None:
     def objective(noise: Noise) -> Tensor:
         return codec.loss(flat[noise.integers("frame", 0, len(flat))], noise)
 
-    fit(codec, objective, Optimisation(steps=160, batch=48, warmup=10, learning_rate=4e-3, average=0.95))
+    fit(codec, objective, Optimisation(steps=400, batch=48, warmup=10, learning_rate=4e-3, average=0.95))
     codec.requires_grad_(False).normalise(flat)
     before = {name: value.clone() for name, value in codec.state_dict().items()}
     latents = codec.encode(train)
@@ -172,7 +172,7 @@ def test_a_frozen_generator_stays_and_its_motion_is_learned() -> None:
     def follow(noise: Noise) -> Tensor:
         return moving.loss(Trajectory(latents.states[noise.integers("clip", 0, 256)], TIMES), noise)
 
-    fit(moving, follow, Optimisation(steps=160, batch=32, warmup=10, learning_rate=8e-3, average=0.95))
+    fit(moving, follow, Optimisation(steps=300, batch=32, warmup=10, learning_rate=8e-3, average=0.95))
     assert all(torch.equal(value, codec.state_dict()[name]) for name, value in before.items())
     tests = WORLD.clips(range(64), "test")
     truth, places = render_clips(tests, TIMES), clip_positions(tests, TIMES)[:, GIVEN:, 0]
@@ -180,7 +180,7 @@ def test_a_frozen_generator_stays_and_its_motion_is_learned() -> None:
     with torch.no_grad():
         found = codec.decode(moving.sample(Condition(known), TIMES[GIVEN:].tolist(), Noise.batch(0, 64)).trajectory)
     copied = Video(truth.frames[:, GIVEN - 1 : GIVEN].expand(-1, AHEAD, -1, -1, -1), TIMES[GIVEN:])
-    assert position_error(found, places).mean() < 0.85 * position_error(copied, places).mean()
+    assert position_error(found, places).mean() < 0.7 * position_error(copied, places).mean()
 
 
 def test_other_models_move_on_vectors_too() -> None:
