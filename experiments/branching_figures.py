@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from torch import Tensor
 
 from flowvid.data.files import write_atomically
@@ -122,6 +123,7 @@ def _dots(
         axis.plot(values, [place] * len(values), "o", color=COLOURS[colours[name]], markersize=2.8, alpha=0.8)
     if logarithmic:
         axis.set_xscale("log")
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axis.tick_params(labelsize=_SMALL, length=2)
     axis.grid(alpha=0.25, linewidth=0.5)
     axis.spines[["top", "right"]].set_visible(False)
