@@ -615,7 +615,7 @@ def test_conditions_that_cannot_be_answered_are_refused() -> None:
         reading.sample(Condition(waves().at(0.0)), [0.5], noise, guidance=2.0)
     with pytest.raises(ValueError, match="Guidance leads"):
         reading.sample(Condition(text=TEXTS), [0.5], noise, guidance=math.nan)
-    with pytest.raises(ValueError, match="one seed for each"):
+    with pytest.raises(ValueError, match="got 3 seeds"):
         reading.sample(Condition(waves(2).at(0.0)), [0.5], noise)
     with pytest.raises(ValueError, match="one text for each"):
         reading.sample(Condition(text=TEXTS[:2]), [0.5], noise)
